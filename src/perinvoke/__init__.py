@@ -1,0 +1,52 @@
+"""perinvoke: a handler that is safe on ordinary Lambda, safe on Lambda Managed Instances.
+
+The public names, each loaded when it is first used: an import at init is paid by every worker of the execution environment.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+TYPE_CHECKING = False  # what typing.TYPE_CHECKING is at run time; typing itself costs a worker 3 ms
+if TYPE_CHECKING:
+    from perinvoke.errors import NotInInvocation, PerinvokeError
+    from perinvoke.handler import isolated
+    from perinvoke.invocation.context import Invocation, current, scratch
+    from perinvoke.invocation.state import InvocationState
+    from perinvoke.sharing import file_lock
+
+__version__ = "0.1.0"
+__all__ = [
+    "Invocation",
+    "InvocationState",
+    "NotInInvocation",
+    "PerinvokeError",
+    "__version__",
+    "current",
+    "file_lock",
+    "isolated",
+    "scratch",
+]
+
+_HOMES = {
+    "Invocation": "perinvoke.invocation.context",
+    "InvocationState": "perinvoke.invocation.state",
+    "NotInInvocation": "perinvoke.errors",
+    "PerinvokeError": "perinvoke.errors",
+    "current": "perinvoke.invocation.context",
+    "file_lock": "perinvoke.sharing",
+    "isolated": "perinvoke.handler",
+    "scratch": "perinvoke.invocation.context",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'perinvoke' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

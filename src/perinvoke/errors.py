@@ -1,0 +1,125 @@
+"""The one tree of errors: ``PerinvokeError`` and three families, named by what the caller should do.
+
+* ``FixConfiguration``: a setting, a folder, a handler's name or the code that uses perinvoke is wrong. Retrying won't help.
+* ``TryAgain``: something is short for the moment (disk, workers). The same call may succeed later.
+* ``InvocationFailed``: this invocation is over; the next one is not affected.
+
+Every error carries what its message says as fields too, and survives pickling. A message names the resource, the limit and the
+next step.
+"""
+
+from __future__ import annotations
+
+
+class PerinvokeError(Exception):
+    """Root of everything perinvoke raises. ``fields`` become attributes; they and the message survive pickling."""
+
+    def __init__(self, message: str = "", /, **fields: object) -> None:
+        super().__init__(message)
+        self.__dict__.update(fields)
+
+
+class FixConfiguration(PerinvokeError):
+    """A setting, a folder, a name or a use of perinvoke is wrong; the same call will fail again."""
+
+
+class TryAgain(PerinvokeError):
+    """Something is short for the moment; the same call may succeed later."""
+
+
+class InvocationFailed(PerinvokeError):
+    """This invocation is over; the worker and the next invocation are not affected."""
+
+
+class SettingError(FixConfiguration, ValueError):
+    """A ``PERINVOKE_*`` variable or an argument of ``isolated`` has a value that isn't allowed."""
+
+    setting: str
+    value: str
+    allowed: str
+
+
+class RootError(FixConfiguration):
+    """The folder below which perinvoke keeps its files can't be used or can't be trusted."""
+
+    path: str
+
+
+class HandlerError(FixConfiguration):
+    """The handler named by ``PERINVOKE_HANDLER`` or on the command line can't be found, imported or called."""
+
+    handler: str
+
+
+class MissingExtra(FixConfiguration, ImportError):
+    """A feature needs a package that isn't installed; ``extra`` is the extra of perinvoke that brings it."""
+
+    extra: str
+
+
+class NotInInvocation(FixConfiguration, RuntimeError):
+    """Something that exists only during an invocation was used outside one, or after its invocation had ended."""
+
+
+class StateError(FixConfiguration, TypeError):
+    """An ``InvocationState`` class is declared in a way that can't be isolated."""
+
+
+class LockError(FixConfiguration):
+    """A lock is used in a way that can't work: its name, its file, its time-out, or an upgrade from shared to exclusive."""
+
+    path: str
+
+
+class LockNotHeld(LockError, RuntimeError):
+    """A lock was to be released by an owner that doesn't hold it."""
+
+
+class LockTimeout(TryAgain, TimeoutError):
+    """A lock was held by others for as long as its owner could wait."""
+
+    path: str
+    waited_seconds: float
+    holder_pids: list[int]
+
+
+class ScratchUnavailable(TryAgain, OSError):
+    """No scratch directory could be made for this invocation, mostly because the disk is full."""
+
+    path: str
+
+
+class HandlerExited(InvocationFailed):
+    """The handler raised ``SystemExit``, ``KeyboardInterrupt`` or another ``BaseException``.
+
+    Raised in its place, because the runtime catches only ``Exception``: anything else would end the worker, which the platform
+    doesn't replace, and leave the caller waiting for the whole time-out.
+    """
+
+    exception: str
+
+
+class LocalError(FixConfiguration):
+    """The local environment can't be started or driven as asked."""
+
+
+class PortInUse(LocalError):
+    """Another process listens on the port asked for."""
+
+    port: int
+
+
+class EventsFileError(LocalError):
+    """An events file can't be read; ``line`` counts from 1, or is 0 when the file as a whole is at fault."""
+
+    path: str
+    line: int
+
+
+class InitFailed(LocalError):
+    """The runtime reported an error while it was importing the handler, or ended before a worker was ready."""
+
+    error_type: str
+    error_message: str
+    stack_trace: tuple[str, ...]
+    log_lines: tuple[str, ...]

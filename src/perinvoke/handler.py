@@ -1,0 +1,231 @@
+"""``isolated``: the one place that joins the scopes; and ``handler``, the entry point that needs no change to anybody's code.
+
+One invocation, in order: its context (a copy, so that nothing set in it leaks), its place in the process, the handler, and at the
+end, always, ``worker.leave``. What the handler raises reaches the caller unchanged, but for a ``BaseException``: the runtime
+catches only ``Exception``, so ``SystemExit`` would end a worker that the platform doesn't replace.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import importlib
+import sys
+
+from perinvoke import worker
+from perinvoke.errors import FixConfiguration, HandlerError, HandlerExited
+from perinvoke.invocation import carry
+from perinvoke.settings import read_settings, warn_of_unknown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeVar, overload
+
+    from perinvoke.invocation.context import Invocation
+    from perinvoke.settings import Settings
+
+    Handler = TypeVar("Handler", bound=Callable[..., Any])
+else:
+
+    def overload(function: Any) -> Any:
+        """Stands in for typing.overload, whose import costs a worker 3 ms."""
+        return function
+
+
+# Of inspect, whose import costs a worker 8 ms: CO_COROUTINE, and CO_GENERATOR or CO_ASYNC_GENERATOR.
+_CO_COROUTINE = 0x80
+_CO_GENERATORS = 0x20 | 0x200
+
+
+@overload
+def isolated(handler: Handler, /) -> Handler: ...  # noqa: D103  # ruff knows overload by its import only
+@overload
+def isolated() -> Callable[[Handler], Handler]: ...  # noqa: D103, F811  # the same
+def isolated(handler: Any = None, /) -> Any:  # noqa: F811  # the same
+    """Wrap a Lambda handler so that each invocation has its own scratch directory, state and deferred cleanups.
+
+    Works as ``@isolated`` and ``@isolated()``, for a function, a method or any callable; keeps name, signature and
+    ``__wrapped__``. What the handler returns or raises reaches the caller unchanged, except ``SystemExit``,
+    ``KeyboardInterrupt`` and every other ``BaseException``: the caller gets ``HandlerExited`` and the worker lives on.
+
+    An ``async def`` handler runs in an event loop that the worker keeps, and the wrapper returns its result: the runtime calls
+    it so. Called where a loop is running (a test, another async handler) it returns an awaitable, as its type says.
+
+    Without a Lambda context (``context=None``, a mock) it works the same, with a made-up request id and no deadline. May be
+    called from several threads at once: what the process has only once is then left alone. A child that the handler forks cleans
+    up nothing of its parent's.
+
+    Raises:
+        SettingError: a ``PERINVOKE_*`` variable has a value that isn't allowed; here, at init.
+        HandlerError: ``handler`` can't be called.
+        RootError: from a call: the folder below which perinvoke keeps its files can't be used or trusted.
+    """
+    if handler is None:
+        return isolated
+    if not callable(handler):
+        raise HandlerError(f"isolated() wraps a handler, a callable; got {handler!r}", handler=repr(handler))
+    if getattr(handler, "__perinvoke_isolated__", False):
+        return handler  # decorated, and named by PERINVOKE_HANDLER as well
+    warn_of_unknown()
+    carry.install()
+    return _wrapped(handler, read_settings())
+
+
+def _wrapped(handler: Callable[..., Any], settings: Settings) -> Callable[..., Any]:
+    code = _code(handler)
+    if code is not None and code.co_flags & _CO_GENERATORS:
+        raise HandlerError(f"{handler!r} is a generator: it would run after its invocation has ended", handler=repr(handler))
+    is_async = code is not None and bool(code.co_flags & _CO_COROUTINE)
+    # handler(event, context), or a method of a class being defined: (self, event, context).
+    context_position = 2 if code is not None and code.co_varnames[:1] in {("self",), ("cls",)} and _is_function(handler) else 1
+
+    @functools.wraps(handler)
+    def isolated_handler(*args: Any, **kwargs: Any) -> Any:
+        context = args[context_position] if len(args) > context_position else kwargs.get("context")
+        own_context = contextvars.copy_context()
+        if is_async and _in_running_loop():
+            return _awaited(settings, context, functools.partial(handler, *args, **kwargs), own_context)
+        return own_context.run(_invoked, settings, context, handler, args, kwargs)
+
+    isolated_handler.__perinvoke_isolated__ = True  # type: ignore[attr-defined]
+    return isolated_handler
+
+
+def _invoked(settings: Settings, context: object, handler: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """The invocation of a sync handler, or of an async one where no loop runs."""
+    invocation = worker.begin(settings, context)
+    try:
+        try:
+            worker.enter(invocation, settings)
+            result = handler(*args, **kwargs)
+            if hasattr(type(result), "__await__"):
+                result = _run(invocation, result)
+            return result
+        finally:
+            try:  # here and not in a function of its own, at whose entry a signal handler could raise before its try
+                worker.leave(invocation)
+            except BaseException:
+                worker.leave_all_the_same(invocation)
+                raise
+    except Exception:
+        raise
+    except BaseException as error:
+        raise _exited(invocation, error) from error
+
+
+async def _awaited(settings: Settings, context: object, call: Callable[[], Any], own: contextvars.Context) -> Any:
+    """The invocation of an async handler in a loop that is already running: a task of its own, for its own context."""
+    import asyncio  # noqa: PLC0415  # cold start: a loop is running, so it is loaded
+
+    return await asyncio.get_running_loop().create_task(_invoked_in_loop(settings, context, call), context=own)
+
+
+async def _invoked_in_loop(settings: Settings, context: object, call: Callable[[], Any]) -> Any:
+    from asyncio import CancelledError  # noqa: PLC0415  # the same
+
+    from perinvoke.invocation.event_loop import cleaned_up, tasks_cancelled  # noqa: PLC0415  # the same
+
+    invocation = worker.begin(settings, context)
+    invocation.in_loop = True
+    try:
+        try:
+            worker.enter(invocation, settings)
+            return await cleaned_up(invocation, call())
+        finally:
+            try:
+                await tasks_cancelled(invocation)
+            finally:
+                try:  # the same
+                    worker.leave(invocation)
+                except BaseException:
+                    worker.leave_all_the_same(invocation)
+                    raise
+    except (Exception, CancelledError):
+        raise  # who cancels this task, wants it cancelled
+    except BaseException as error:
+        raise _exited(invocation, error) from error
+
+
+def _run(invocation: Invocation, result: Any) -> Any:
+    if _in_running_loop():
+        if hasattr(result, "close"):
+            result.close()  # a coroutine that never runs would only warn
+        raise FixConfiguration(
+            "the handler returned an awaitable, and this thread runs an event loop: wrap the async function itself with isolated"
+        )
+    return worker.process.event_loops().run(invocation, result)
+
+
+def _exited(invocation: Invocation, error: BaseException) -> HandlerExited:
+    told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return HandlerExited(
+        f"the handler raised {told} in invocation {invocation.request_id}; the worker lives on", exception=type(error).__name__
+    ).with_traceback(error.__traceback__)
+
+
+def _in_running_loop() -> bool:
+    if "asyncio" not in sys.modules:
+        return False
+    from perinvoke.invocation.event_loop import in_running_loop  # noqa: PLC0415  # cold start: not before asyncio is there
+
+    return in_running_loop()
+
+
+def _code(handler: Any) -> Any:
+    """The code object behind a function, method, partial or callable object; None for what is written in C."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    function = getattr(handler, "__func__", handler)
+    if not hasattr(function, "__code__") and not isinstance(handler, type):
+        function = type(handler).__call__
+    return getattr(function, "__code__", None)
+
+
+def _is_function(handler: Any) -> bool:
+    return hasattr(handler, "__code__") and not hasattr(handler, "__self__")
+
+
+def load_handler(name: str) -> Callable[..., Any]:
+    """Import the handler named as Lambda names it: ``module.function``, ``folder/module.function``.
+
+    Raises:
+        HandlerError: the name is malformed, or there is no such module or function; the error says which. What the module itself
+            raises on import comes through unchanged.
+    """
+    module_path, _, function = name.rpartition(".")
+    module_name = module_path.replace("/", ".")
+    if not function or not all(module_name.split(".")):
+        raise _not_found(name, "it must look like module.function, for example app.handler")
+    if module_name == __name__:
+        raise _not_found(name, "that is perinvoke itself; name the function's own handler")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # found, and it misses a module of its own
+        raise _not_found(name, f"module {module_name!r} can't be imported: {error}") from error
+    found = getattr(module, function, None)
+    if found is None:
+        raise _not_found(name, f"module {module_name!r} has no {function!r}")
+    if not callable(found):
+        raise _not_found(name, f"{function!r} in module {module_name!r} is of type {type(found).__name__}, which can't be called")
+    return found  # type: ignore[no-any-return]
+
+
+def _not_found(name: str, reason: str) -> HandlerError:
+    return HandlerError(f"PERINVOKE_HANDLER is {name!r}: {reason}", handler=name)
+
+
+def __getattr__(name: str) -> Any:
+    """``perinvoke.handler.handler``: the handler that ``PERINVOKE_HANDLER`` names, isolated; loaded when the runtime asks."""
+    if name != "handler":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    named = read_settings().handler
+    if named is None:
+        raise HandlerError(
+            "perinvoke.handler.handler needs PERINVOKE_HANDLER, the name of the function's own handler, for example app.handler",
+            handler="",
+        )
+    globals()["handler"] = found = isolated(load_handler(named))
+    return found

@@ -1,0 +1,234 @@
+"""What a worker process keeps from one invocation to the next, and the ends of an invocation: ``begin``, ``enter``, ``leave``.
+
+A module imported before the fork must own nothing, so all of it is made at the first invocation, and a forked child starts anew:
+it forgets what it inherited and never releases it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+
+from perinvoke.environment.orphans import reclaim
+from perinvoke.environment.worker_directory import WorkerDirectory
+from perinvoke.errors import PerinvokeError
+from perinvoke.invocation.context import Invocation, entered, running
+from perinvoke.invocation.leftovers import ChildWatch, has_children, named_if_running, threads_left_running
+from perinvoke.invocation.occupancy import Occupancy
+from perinvoke.invocation.report import report
+from perinvoke.invocation.scratch import Scratch, Shelf
+from perinvoke.invocation.tempdir import forget_directories_below
+from perinvoke.invocation.trash import Trash
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from perinvoke.invocation.event_loop import EventLoops
+    from perinvoke.settings import Settings
+
+
+class Worker:
+    """One process's share of one root; lives as long as the process. Thread-safe."""
+
+    def __init__(self, root: str) -> None:
+        self.directory = WorkerDirectory(root)
+        self.trash = Trash(self._trash_directory)
+        self.shelf = Shelf(self._home, self.trash)
+        self._path: str | None = None
+
+    def _home(self) -> str:
+        """The worker's directory. The first time, and after somebody swept /tmp, what dead workers left is looked for too."""
+        path = self.directory.ensure()
+        if path != self._path:
+            self._path = path
+            # TMPDIR, which the default depends on, changes with every invocation; child processes and later reads must agree.
+            os.environ.setdefault("PERINVOKE_ROOT", self.directory.root)
+            reclaim(self.directory.root, self.trash.adopt)
+        return path
+
+    def _trash_directory(self) -> str:
+        path = f"{self._home()}/trash"
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            pass
+        return path
+
+    def remove(self) -> None:
+        """Remove the worker's directory, at the end of a process that ends in order.
+
+        A child process may still use it: then it is left to the next worker, which finds it when the child has ended too.
+        """
+        if self._path is not None and not has_children():
+            self.trash.remove_with(self._path)
+
+
+class Process:
+    """What this process runs and keeps; lives as long as the process. A forked child gets a new one."""
+
+    def __init__(self) -> None:
+        self.occupancy = Occupancy()
+        self.child_watch = ChildWatch()
+        self._workers: dict[str, Worker] = {}
+        self._event_loops: EventLoops | None = None
+        self._lock = threading.Lock()  # two threads' first invocations make one Worker
+
+    def worker(self, root: str) -> Worker:
+        """This process's share of ``root``."""
+        worker = self._workers.get(root)
+        if worker is None:
+            with self._lock:
+                worker = self._workers.setdefault(root, Worker(root))
+        return worker
+
+    def event_loops(self) -> EventLoops:
+        """The loops that async handlers run in."""
+        from perinvoke.invocation.event_loop import EventLoops  # noqa: PLC0415  # cold start: asyncio takes 50 ms
+
+        with self._lock:
+            if self._event_loops is None:
+                self._event_loops = EventLoops()
+            return self._event_loops
+
+    def remove(self) -> None:
+        """Remove the files of all its workers."""
+        for worker in self._workers.values():
+            worker.remove()
+
+
+process = Process()
+_forgotten: list[Process] = []
+
+
+def _forget() -> None:
+    """In a forked child. What is forgotten is kept referenced: finalizers would act on what is the parent's."""
+    global process  # noqa: PLW0603  # there is one process, and after a fork another one
+    _forgotten.append(process)
+    process = Process()
+
+
+os.register_at_fork(after_in_child=_forget)
+atexit.register(lambda: process.remove())  # noqa: PLW0108  # looked up late: after a fork it is another one
+
+
+def begin(settings: Settings, context: object) -> Invocation:
+    """An invocation that has not entered yet. Every one that is begun must be left."""
+    return Invocation(context, running(), settings, Scratch(process.worker(settings.root).shelf))
+
+
+def enter(invocation: Invocation, settings: Settings) -> None:
+    """Enter in the current context, which must be the invocation's own.
+
+    Raises:
+        RootError: the root can't be used or trusted.
+    """
+    process.occupancy.enter(invocation, shared_process=settings.shared_process)
+    entered.set(invocation)
+
+
+class _Ending:
+    """The end of one invocation, step by step. Interrupted, every step may be repeated."""
+
+    __slots__ = ("changes", "clean", "invocation", "left_running", "trouble")
+
+    def __init__(self, invocation: Invocation) -> None:
+        self.invocation = invocation
+        self.clean = False
+        self.left_running: list[str] = []
+        self.changes: tuple[list[str], list[str]] = ([], [])  # put back, and left changed
+        self.trouble: list[str] = []
+
+    def run_cleanups(self) -> None:
+        self.invocation.failed_cleanups += self.invocation.scope.close()
+        self.invocation.ended = True
+
+    def give_back_locks(self) -> None:
+        if self.invocation.held:
+            self.trouble += _given_back(self.invocation)
+
+    def find_leftovers(self) -> None:
+        self.left_running, self.clean = _leftovers(self.invocation)
+
+    def leave_process(self) -> None:
+        self.changes = process.occupancy.leave(self.invocation)
+
+    def clear_scratch(self) -> None:
+        self.trouble += _clear(self.invocation.scratch_directory, clean=self.clean)
+
+    def report(self) -> None:
+        invocation, (put_back, left_changed) = self.invocation, self.changes
+        abnormal = self.left_running or left_changed or self.trouble or invocation.failed_cleanups or invocation.cancelled_tasks
+        if not abnormal and not put_back:
+            return
+        try:
+            report(invocation, left_running=self.left_running, left_changed=left_changed, put_back=put_back, trouble=self.trouble)
+        except Exception:  # noqa: BLE001, S110  # somebody's logging filter: what it can't take must not cost the answer
+            pass
+
+
+_STEPS = (
+    _Ending.run_cleanups,
+    _Ending.give_back_locks,
+    _Ending.find_leftovers,
+    _Ending.leave_process,
+    _Ending.clear_scratch,
+    _Ending.report,
+)
+# How often a step is repeated that signal handlers interrupt; arbitrary, and more than one alarm needs.
+_TRIES = 3
+
+
+def leave(invocation: Invocation) -> None:
+    """End an invocation: deferred cleanups, locks, leftovers, process state, scratch, one log record. In a forked child: nothing.
+
+    A signal handler may raise between any two bytecodes of it. Then ``leave_all_the_same`` must be called.
+    """
+    if os.getpid() == invocation.pid:
+        ending = _Ending(invocation)
+        for step in _STEPS:
+            step(ending)
+
+
+def leave_all_the_same(invocation: Invocation) -> None:
+    """Do every step of an interrupted ``leave`` again, each on its own."""
+    if os.getpid() == invocation.pid:
+        ending = _Ending(invocation)
+        for step in _STEPS:
+            _insist(step, ending)
+
+
+def _insist(step: Callable[[_Ending], None], ending: _Ending) -> None:
+    for _ in range(_TRIES):
+        try:
+            step(ending)
+        except BaseException:  # noqa: BLE001, S112  # an interruption is on its way already, and the next step is due
+            continue
+        return
+
+
+def _given_back(invocation: Invocation) -> list[str]:
+    """Give back what is still held, in whatever thread it was taken. What is released in time leaves nothing to give back."""
+    held = list(invocation.held.items())
+    return [f"given back: lock {path}, still held at the end" for owner, give_back in held for path in give_back(owner)]
+
+
+def _leftovers(invocation: Invocation) -> tuple[list[str], bool]:
+    """What the invocation left running, and whether it is sure that nobody is left who could know its scratch directory."""
+    threads = threads_left_running(invocation) if invocation.threads or invocation.work else []
+    threads += invocation.uncancelled_tasks
+    if not invocation.claims_process:
+        return threads + named_if_running(invocation.processes), False
+    children, accounted_for = process.child_watch.look(invocation)
+    return threads + children, accounted_for and not threads
+
+
+def _clear(scratch: Scratch, *, clean: bool) -> list[str]:
+    try:
+        if scratch.handed_out and scratch.directory is not None:
+            forget_directories_below(scratch.directory)
+        scratch.close(left_nobody=clean)
+    except (OSError, PerinvokeError) as error:
+        return [f"scratch directory {scratch.directory} not cleared: {error}"]
+    return []
