@@ -9,6 +9,7 @@ import pytest
 from awslambdaric.lambda_context import LambdaContext
 
 from perinvoke import worker
+from perinvoke.settings import read_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,4 +31,4 @@ def lambda_context() -> LambdaContext:
 
 def trash_is_empty(root: Path) -> bool:
     """Wait until what was thrown away below ``root`` is gone."""
-    return worker.process.worker(str(root)).trash.wait_empty(10)
+    return worker.process.worker(read_settings({"PERINVOKE_ROOT": str(root)})).trash.wait_empty(10)

@@ -1,15 +1,38 @@
-"""Finds processes by a mark in their environment, and waits for what has no event to wait for."""
+"""Child processes of tests: started, found by a mark in their environment, waited for."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 MARK = "PERINVOKE_TEST_MARK"
+
+
+class Process:
+    """A child process that runs a few lines; told to go on, and killed if need be."""
+
+    def __init__(self, code: str) -> None:
+        prelude = "import os, sys, time\nfrom pathlib import Path\nfrom perinvoke import *\nimport filelock\n"
+        self.popen = subprocess.Popen(
+            [sys.executable, "-c", prelude + code], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
+        )
+
+    def line(self) -> str:
+        assert self.popen.stdout is not None
+        return self.popen.stdout.readline().strip()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.popen.kill()
+        self.popen.communicate()
 
 
 def marked(mark: str) -> list[int]:

@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any
 
 import filelock
 import pytest
@@ -20,29 +20,9 @@ import pytest
 from perinvoke import current, file_lock, isolated
 from perinvoke.environment import lock_table
 from perinvoke.errors import LockError, LockNotHeld, LockTimeout
+from processes import Process
 
 pytestmark = pytest.mark.usefixtures("root")
-
-
-class Process:
-    """A child process that runs a few lines; told to go on, and killed if need be."""
-
-    def __init__(self, code: str) -> None:
-        prelude = "import os, sys, time\nfrom pathlib import Path\nfrom perinvoke import file_lock, isolated\nimport filelock\n"
-        self.popen = subprocess.Popen(
-            [sys.executable, "-c", prelude + code], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
-        )
-
-    def line(self) -> str:
-        assert self.popen.stdout is not None
-        return self.popen.stdout.readline().strip()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.popen.kill()
-        self.popen.communicate()
 
 
 def holder(how: str) -> Process:

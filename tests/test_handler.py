@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import inspect
 import logging
@@ -19,8 +20,8 @@ from unittest.mock import MagicMock
 import pytest
 
 from conftest import trash_is_empty
-from perinvoke import NotInInvocation, current, isolated, scratch
-from perinvoke.errors import FixConfiguration, HandlerError, HandlerExited, RootError, ScratchUnavailable, SettingError
+from perinvoke import NotInInvocation, current, isolated, scratch, shared_file
+from perinvoke.errors import FixConfiguration, HandlerError, HandlerExited, RootError, ScratchFull, SettingError
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -599,10 +600,72 @@ def test_a_full_disk_is_no_error_for_a_handler_without_files_and_a_clear_one_for
 
     monkeypatch.setattr(os, "mkdir", full)
     assert not Path(without_files({}, None)).exists()
-    with pytest.raises(ScratchUnavailable, match="No space left on device.*Free space there"):
+    with pytest.raises(ScratchFull, match="no space left on device.*Write less at once"):
         with_files({}, None)
     monkeypatch.setattr(os, "mkdir", real)
     assert with_files({}, None).parent.parent == root
+
+
+def full_disk(path: str | None = None, *more: object) -> OSError:
+    return OSError(errno.ENOSPC, "No space left on device", path, *more)
+
+
+class TestFullDisk:
+    def handle(self, error: Exception) -> Any:
+        @isolated
+        def handler(event, context):
+            (scratch() / "mine").write_bytes(b"x" * 100_000)
+            raise error
+
+        return handler({}, None)
+
+    def test_the_systems_error_becomes_one_that_tells_who_fills_the_disk(self, root):
+        error = full_disk()
+        with pytest.raises(ScratchFull, match=rf"met OSError: no space left.*worker {os.getpid()} \(this one\) 1") as caught:
+            self.handle(error)
+        assert caught.value.__cause__ is error
+        assert caught.value.path == str(root)
+        assert dict(caught.value.largest)[f"worker {os.getpid()} (this one)"] >= 100_000
+
+    def test_that_of_an_async_handler_too(self, root):
+        @isolated
+        async def handler(event, context):
+            raise full_disk()
+
+        async def scenario() -> None:
+            await handler({}, None)
+
+        with pytest.raises(ScratchFull):
+            _ = handler({}, None)
+        with pytest.raises(ScratchFull):
+            asyncio.run(scenario())
+
+    def test_one_of_another_file_system_stays_as_it_is(self, root):
+        error = full_disk("/proc/self/status")
+        with pytest.raises(OSError, match="No space left on device: '/proc/self/status'") as caught:
+            self.handle(error)
+        assert caught.value is error
+
+    def test_a_copy_to_this_file_system_counts_wherever_it_comes_from(self, root):
+        with pytest.raises(ScratchFull):
+            self.handle(full_disk("/proc/self/status", None, str(root / "copy")))
+
+    @pytest.mark.parametrize("error", [OSError(errno.EACCES, "no"), ValueError("no space left on device"), OSError("28")])
+    def test_any_other_error_stays_as_it_is(self, root, error):
+        with pytest.raises(type(error)) as caught:
+            self.handle(error)
+        assert caught.value is error
+
+    def test_what_nobody_uses_is_removed_so_that_the_next_may_succeed(self, root):
+        @isolated
+        def shares(event, context):
+            return shared_file("k", lambda path: path.write_text("x"))
+
+        path = shares({}, None)
+        assert path.exists()
+        with pytest.raises(ScratchFull):
+            self.handle(full_disk())
+        assert not path.exists()
 
 
 def test_signals_at_random_moments_of_the_end_leave_nothing_undone(root):
@@ -611,6 +674,7 @@ def test_signals_at_random_moments_of_the_end_leave_nothing_undone(root):
 import logging, os, random, signal
 logging.disable()
 from perinvoke import isolated, scratch, current, worker
+from perinvoke.settings import read_settings
 armed = False
 
 def interrupts(signum, frame):
@@ -639,7 +703,7 @@ for _ in range(3000):
     assert worker.process.occupancy._running == []
     assert not worker.process.occupancy._lock.locked()
     assert "LEAK" not in os.environ and "TMPDIR" not in os.environ and os.getcwd() == cwd
-kept = worker.process.worker(os.environ["PERINVOKE_ROOT"])
+kept = worker.process.worker(read_settings())
 assert kept.trash.wait_empty(10)
 assert [files for _, _, files in os.walk(os.environ["PERINVOKE_ROOT"]) if files] == []
 print(interrupted)

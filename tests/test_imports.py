@@ -20,7 +20,7 @@ ALLOWED = {
     "invocation": {"clock", "settings"},
     "environment": {"clock", "settings"},
     "worker": {"invocation", "environment", "settings", "clock"},
-    "sharing": {"invocation", "environment", "settings", "clock"},
+    "sharing": {"worker", "invocation", "environment", "settings", "clock"},
     "handler": {"worker", "invocation", "environment", "settings", "clock"},
     "local": set(),
     "demo": {"local", "__init__"},

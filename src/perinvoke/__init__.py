@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from perinvoke.handler import isolated
     from perinvoke.invocation.context import Invocation, current, scratch
     from perinvoke.invocation.state import InvocationState
-    from perinvoke.sharing import file_lock
+    from perinvoke.sharing.files import shared_file
+    from perinvoke.sharing.locks import file_lock
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "file_lock",
     "isolated",
     "scratch",
+    "shared_file",
 ]
 
 _HOMES = {
@@ -34,9 +36,10 @@ _HOMES = {
     "NotInInvocation": "perinvoke.errors",
     "PerinvokeError": "perinvoke.errors",
     "current": "perinvoke.invocation.context",
-    "file_lock": "perinvoke.sharing",
+    "file_lock": "perinvoke.sharing.locks",
     "isolated": "perinvoke.handler",
     "scratch": "perinvoke.invocation.context",
+    "shared_file": "perinvoke.sharing.files",
 }
 
 

@@ -10,6 +10,8 @@ next step.
 
 from __future__ import annotations
 
+import errno as numbers
+
 
 class PerinvokeError(Exception):
     """Root of everything perinvoke raises. ``fields`` become attributes; they and the message survive pickling."""
@@ -84,9 +86,42 @@ class LockTimeout(TryAgain, TimeoutError):
 
 
 class ScratchUnavailable(TryAgain, OSError):
-    """No scratch directory could be made for this invocation, mostly because the disk is full."""
+    """A file or directory that perinvoke keeps could not be made for now: no descriptors, no memory, or no space."""
 
     path: str
+
+
+class ScratchFull(ScratchUnavailable):
+    """The file system of the root is full, for perinvoke itself or for what a handler or a ``build`` wrote.
+
+    An ``OSError`` with the errno ENOSPC, so that code which knows those goes on to.
+
+    Attributes:
+        free_bytes: what was free a moment later; others may have ended meanwhile.
+        total_bytes: the size of the file system.
+        largest: who uses most of it, as far as a short look could tell: names and bytes, largest first.
+    """
+
+    free_bytes: int
+    total_bytes: int
+    largest: list[tuple[str, int]]
+
+    def __init__(self, message: str = "", /, **fields: object) -> None:
+        super().__init__(message, **fields)
+        self.errno = numbers.ENOSPC
+
+
+class SharedFileError(FixConfiguration):
+    """A shared file can't be had as asked: its key, its age, or what its ``build`` did."""
+
+    key: str
+
+
+class SharedFileTooLarge(SharedFileError):
+    """One shared file has more bytes than ``PERINVOKE_SHARED_MAX_BYTES`` allows for all of them."""
+
+    bytes: int
+    max_bytes: int
 
 
 class HandlerExited(InvocationFailed):

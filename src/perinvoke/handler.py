@@ -1,8 +1,9 @@
 """``isolated``: the one place that joins the scopes; and ``handler``, the entry point that needs no change to anybody's code.
 
 One invocation, in order: its context (a copy, so that nothing set in it leaks), its place in the process, the handler, and at the
-end, always, ``worker.leave``. What the handler raises reaches the caller unchanged, but for a ``BaseException``: the runtime
-catches only ``Exception``, so ``SystemExit`` would end a worker that the platform doesn't replace.
+end, always, ``worker.leave``. What the handler raises reaches the caller unchanged, with two exceptions. A ``BaseException``: the
+runtime catches only ``Exception``, so ``SystemExit`` would end a worker that the platform doesn't replace. And the system's "no
+space left": all workers share the disk, so the error tells who fills it.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def isolated(handler: Any = None, /) -> Any:  # noqa: F811  # the same
 
     Works as ``@isolated`` and ``@isolated()``, for a function, a method or any callable; keeps name, signature and
     ``__wrapped__``. What the handler returns or raises reaches the caller unchanged, except ``SystemExit``,
-    ``KeyboardInterrupt`` and every other ``BaseException``: the caller gets ``HandlerExited`` and the worker lives on.
+    ``KeyboardInterrupt`` and every other ``BaseException``: the caller gets ``HandlerExited`` and the worker lives on. An error
+    that says that the disk below perinvoke's root is full becomes ``ScratchFull``.
 
     An ``async def`` handler runs in an event loop that the worker keeps, and the wrapper returns its result: the runtime calls
     it so. Called where a loop is running (a test, another async handler) it returns an awaitable, as its type says.
@@ -101,7 +103,10 @@ def _invoked(settings: Settings, context: object, handler: Callable[..., Any], a
             result = handler(*args, **kwargs)
             if hasattr(type(result), "__await__"):
                 result = _run(invocation, result)
-            return result
+            return result  # noqa: TRY300  # an else would be one more line in every traceback of a handler
+        except Exception as error:
+            worker.raise_if_disk_is_full(invocation, error)
+            raise
         finally:
             try:  # here and not in a function of its own, at whose entry a signal handler could raise before its try
                 worker.leave(invocation)
@@ -132,6 +137,9 @@ async def _invoked_in_loop(settings: Settings, context: object, call: Callable[[
         try:
             worker.enter(invocation, settings)
             return await cleaned_up(invocation, call())
+        except Exception as error:
+            worker.raise_if_disk_is_full(invocation, error)
+            raise
         finally:
             try:
                 await tasks_cancelled(invocation)

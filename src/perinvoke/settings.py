@@ -14,10 +14,24 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-KNOWN = frozenset({"PERINVOKE_HANDLER", "PERINVOKE_ROOT", "PERINVOKE_TIMEOUT_MARGIN_MS"})
+KNOWN = frozenset(
+    {
+        "PERINVOKE_HANDLER",
+        "PERINVOKE_MIN_FREE_BYTES",
+        "PERINVOKE_ROOT",
+        "PERINVOKE_SHARED_MAX_BYTES",
+        "PERINVOKE_TIMEOUT_MARGIN_MS",
+    }
+)
 
 # What a handler may need to answer before the platform's own cut, when a wait has ended without success.
 _DEFAULT_MARGIN_MS = 300
+
+# 16 MiB: half of what each of 16 workers has of the platform's smallest /tmp.
+_DEFAULT_MIN_FREE_BYTES = 16 * 1024 * 1024
+
+# Digits. More than any file system has bytes; and int() refuses very long ones with an error of its own.
+_MAX_DIGITS = 18
 
 # The platform's announced names for "several invocations at once in one process" (awslambdaric issue 215).
 _SHARED_PROCESS_MODES = frozenset({"thread", "hybrid"})
@@ -33,19 +47,34 @@ class Settings:
         handler: the real handler of the no-code-change route, or None.
         shared_process: the platform says that several invocations run at once in one process.
         timeout_margin_seconds: how long before the deadline a wait ends.
+        shared_max_bytes: how much all shared files may take that nobody uses, or None for no such limit.
+        min_free_bytes: below this much free space perinvoke makes room.
     """
 
-    __slots__ = ("handler", "root", "shared_process", "timeout_margin_seconds")
+    __slots__ = ("handler", "min_free_bytes", "root", "shared_max_bytes", "shared_process", "timeout_margin_seconds")
     root: str
     handler: str | None
     shared_process: bool
     timeout_margin_seconds: float
+    shared_max_bytes: int | None
+    min_free_bytes: int
 
-    def __init__(self, *, root: str, handler: str | None, shared_process: bool, timeout_margin_seconds: float) -> None:
+    def __init__(
+        self,
+        *,
+        root: str,
+        handler: str | None,
+        shared_process: bool,
+        timeout_margin_seconds: float,
+        shared_max_bytes: int | None,
+        min_free_bytes: int,
+    ) -> None:
         object.__setattr__(self, "root", root)
         object.__setattr__(self, "handler", handler)
         object.__setattr__(self, "shared_process", shared_process)
         object.__setattr__(self, "timeout_margin_seconds", timeout_margin_seconds)
+        object.__setattr__(self, "shared_max_bytes", shared_max_bytes)
+        object.__setattr__(self, "min_free_bytes", min_free_bytes)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"Settings are frozen; {name!r} can't be set")
@@ -65,7 +94,9 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         root=_root(environ),
         handler=environ.get("PERINVOKE_HANDLER"),
         shared_process=environ.get("AWS_LAMBDA_CONCURRENCY_MODE", "").lower() in _SHARED_PROCESS_MODES,
-        timeout_margin_seconds=_milliseconds(environ, "PERINVOKE_TIMEOUT_MARGIN_MS", _DEFAULT_MARGIN_MS) / 1000,
+        timeout_margin_seconds=_number(environ, "PERINVOKE_TIMEOUT_MARGIN_MS", "milliseconds", _DEFAULT_MARGIN_MS) / 1000,
+        shared_max_bytes=_number(environ, "PERINVOKE_SHARED_MAX_BYTES", "bytes", 0, least=1) or None,
+        min_free_bytes=_number(environ, "PERINVOKE_MIN_FREE_BYTES", "bytes", _DEFAULT_MIN_FREE_BYTES),
     )
 
 
@@ -77,12 +108,12 @@ def warn_of_unknown(environ: Mapping[str, str] | None = None) -> None:
         logger.warning("perinvoke does not know %s; it knows %s", ", ".join(unknown), ", ".join(sorted(KNOWN)))
 
 
-def _milliseconds(environ: Mapping[str, str], name: str, default: int) -> int:
+def _number(environ: Mapping[str, str], name: str, unit: str, default: int, *, least: int = 0) -> int:
     value = environ.get(name)
     if value is None:
         return default
-    if not value.isascii() or not value.isdigit():
-        raise _not_allowed(name, value, "a whole number of milliseconds from 0 on")
+    if not value.isascii() or not value.isdigit() or len(value) > _MAX_DIGITS or int(value) < least:
+        raise _not_allowed(name, value, f"a whole number of {unit} from {least} on")
     return int(value)
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from perinvoke.environment.kernel_lock import open_directory, try_lock
 from perinvoke.environment.orphans import reclaim
-from perinvoke.environment.worker_directory import WorkerDirectory, open_directory, try_lock
+from perinvoke.environment.worker_directory import WorkerDirectory
 from perinvoke.errors import RootError
 
 
@@ -186,7 +187,7 @@ def test_a_read_only_file_system_is_named(tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 def test_a_full_file_system_is_an_error_that_says_so(tmp_path):
-    from perinvoke.errors import ScratchUnavailable
+    from perinvoke.errors import ScratchFull
 
     small = tmp_path / "small"
     small.mkdir()
@@ -199,7 +200,7 @@ def test_a_full_file_system_is_an_error_that_says_so(tmp_path):
         small.chmod(0o700)
         for number in range(2):
             (small / str(number)).touch()
-        with pytest.raises(ScratchUnavailable, match="No space left on device.*PERINVOKE_ROOT"):
+        with pytest.raises(ScratchFull, match="no space left on device.*PERINVOKE_ROOT"):
             WorkerDirectory(str(small)).ensure()
     finally:
         subprocess.run(["umount", small], check=True)

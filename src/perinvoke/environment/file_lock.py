@@ -23,8 +23,10 @@ import os
 import time
 
 from perinvoke.environment import lock_table
+from perinvoke.environment.disk_usage import FULL, scratch_full
+from perinvoke.environment.lock_sweep import no_sweep
 from perinvoke.environment.lock_table import Claim, Hold, Waiter
-from perinvoke.errors import LockError, LockNotHeld, LockTimeout
+from perinvoke.errors import LockError, LockNotHeld, LockTimeout, PerinvokeError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class FileLock:
         timeout: seconds that ``acquire`` waits at most. None: as long as the owner may.
         owner: tells on whose behalf the lock is taken, each time.
         make_directory: makes the lock file's directory when it is missing; None: that is an error.
+        root: whose file system an error about a full disk tells of; None: that of the lock file's directory.
     """
 
     def __init__(
@@ -73,12 +76,14 @@ class FileLock:
         timeout: float | None,
         owner: Callable[[], Owner],
         make_directory: Callable[[str], None] | None = None,
+        root: str | None = None,
     ) -> None:
         self.path = path
         self.shared = shared
         self.timeout = _checked_timeout(timeout)
         self._owner = owner
         self._make_directory = make_directory
+        self._root = root or os.path.dirname(path)
 
     def acquire(self, timeout: float | None = None) -> None:
         """Take the lock, waiting in the kernel's queue; at most ``timeout`` seconds, at most as long as the owner may.
@@ -86,6 +91,7 @@ class FileLock:
         Raises:
             LockTimeout: it was held by others all that time; the error names the lock, the wait and who holds it.
             LockError: the lock file can't be opened, or this owner holds the lock shared and asks for it exclusively.
+            ScratchFull: the disk is full, and there is no lock file yet.
         """
         timeout = _checked_timeout(timeout)
         owner = self._owner()
@@ -110,7 +116,7 @@ class FileLock:
         claim = Claim(owner.key)
         try:
             owner.at_end(lock_table.give_back_all)
-            if not self._tried(claim):
+            if not self._tried(claim) and not self._tried_without_sweeper(claim):
                 return False
             self._hold(claim)
         except BaseException:
@@ -140,6 +146,11 @@ class FileLock:
             except BaseException:  # a signal handler raised in the middle: the rest is done all the same
                 table.withdraw(claim, self.path)
                 raise
+
+    def count(self) -> int:
+        """How often this owner has taken the lock and not given it back."""
+        hold = lock_table.table.holds.get((self.path, self._owner().key))
+        return 0 if hold is None else hold.count
 
     def __enter__(self) -> Self:
         self.acquire()
@@ -196,10 +207,19 @@ class FileLock:
                 return True
             table.drop(claim)
 
+    def _tried_without_sweeper(self, claim: Claim) -> bool:
+        """The try again, with the sweeper shut out: for a moment it holds each lock file that it looks at, and is no holder."""
+        if self._make_directory is None:
+            return False  # a file of the user's own: nobody sweeps there
+        with no_sweep(os.path.dirname(self.path)) as shut_out:
+            return shut_out and self._tried(claim)
+
     def _queued(self, claim: Claim, wait_seconds: float) -> None:
         """Wait in the kernel's queue until the claim has the lock, or raise LockTimeout."""
         table = lock_table.table
         started = time.monotonic()
+        if wait_seconds <= 0 and self._tried_without_sweeper(claim):
+            return
         while True:
             self._refuse_waiting_for_own_thread(claim.owner)
             left = wait_seconds - (time.monotonic() - started)
@@ -238,7 +258,11 @@ class FileLock:
                     raise
                 self._make_directory(os.path.dirname(self.path))
                 claim.fd = os.open(self.path, _OPEN_FLAGS, 0o600)
+        except PerinvokeError:
+            raise  # of the directory
         except OSError as error:
+            if error.errno in FULL:
+                raise scratch_full(self._root, f"lock file {self.path} can't be made") from error
             raise LockError(
                 f"lock file {self.path} can't be opened: {error.strerror}. Its directory must exist and be writable.",
                 path=self.path,

@@ -11,15 +11,16 @@ that the worker executes does not (``O_CLOEXEC``).
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 import threading
 
+from perinvoke.environment.disk_usage import FULL, scratch_full
+from perinvoke.environment.kernel_lock import is_at, open_directory, try_lock
+from perinvoke.environment.names import WORKER_PREFIX
 from perinvoke.errors import RootError, ScratchUnavailable
 
-PREFIX = "worker-"
-_SHORTAGES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK})
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK})
 
 
 class WorkerDirectory:
@@ -40,7 +41,8 @@ class WorkerDirectory:
 
         Raises:
             RootError: the root can't be used or trusted.
-            ScratchUnavailable: the disk is full, or no file can be opened.
+            ScratchFull: the disk is full.
+            ScratchUnavailable: no file can be opened for now.
         """
         with self._lock:
             if self._path is None or not os.path.isdir(self._path):
@@ -53,7 +55,7 @@ class WorkerDirectory:
         try:
             path, self._fd = _made_and_locked(self.root)
         except OSError as error:
-            raise _translated(error, self.root) from error
+            raise not_made(self.root, error) from error
         self._opened = os.fstat(self._fd)
         return path
 
@@ -72,14 +74,14 @@ def check_root(root: str) -> None:
 
     Raises:
         RootError: it is a symlink, no directory, somebody else's, writable by others, or can't be made.
-        ScratchUnavailable: the disk is full.
+        ScratchFull: the disk is full.
     """
     try:
         os.mkdir(root, 0o700)
     except FileExistsError:
         pass
     except OSError as error:
-        raise _translated(error, root) from error
+        raise not_made(root, error) from error
     found = os.lstat(root)
     if stat.S_ISLNK(found.st_mode):
         raise _refused(root, "it is a symbolic link", "Name the directory itself")
@@ -94,28 +96,6 @@ def check_root(root: str) -> None:
         raise _refused(root, "it is not writable", "Name a writable directory below /tmp")
 
 
-def open_directory(path: str) -> int:
-    """Open a directory for ``flock``, never through a symlink, closed in executed children."""
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-
-def try_lock(fd: int) -> bool:
-    """Take the exclusive ``flock``; False when another holds it."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def is_at(fd: int, path: str) -> bool:
-    """Whether the open directory still has this name: another process may have renamed it away."""
-    try:
-        return os.path.samestat(os.fstat(fd), os.lstat(path))
-    except FileNotFoundError:
-        return False
-
-
 def _made_and_locked(root: str) -> tuple[str, int]:
     """A new directory, locked before anybody could take it for a dead worker's.
 
@@ -123,7 +103,7 @@ def _made_and_locked(root: str) -> tuple[str, int]:
     directory that has another name by now: both are seen, and the next name is tried.
     """
     while True:
-        path = os.path.join(root, f"{PREFIX}{os.getpid()}-{os.urandom(4).hex()}")
+        path = os.path.join(root, f"{WORKER_PREFIX}{os.getpid()}-{os.urandom(4).hex()}")
         os.mkdir(path, 0o700)
         fd = -1
         try:
@@ -141,14 +121,13 @@ def _made_and_locked(root: str) -> tuple[str, int]:
             raise
 
 
-def _translated(error: OSError, root: str) -> RootError | ScratchUnavailable:
+def not_made(root: str, error: OSError) -> RootError | ScratchUnavailable:
+    """The error for something of perinvoke's own below ``root`` that could not be made."""
+    if error.errno in FULL:
+        return scratch_full(root, "perinvoke can't make its directory")
     reason = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in _SHORTAGES:
-        return ScratchUnavailable(
-            f"perinvoke can't make its directory below {root}: {reason}. "
-            "Free space there, or point PERINVOKE_ROOT to a larger file system.",
-            path=root,
-        )
+        return ScratchUnavailable(f"perinvoke can't make its directory below {root}: {reason}. Try again in a moment.", path=root)
     return _refused(root, reason, "Its parent must exist and be writable")
 
 

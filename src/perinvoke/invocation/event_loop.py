@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import sys
 import threading
 
 from perinvoke.invocation.context import entered
@@ -66,7 +67,7 @@ class _OwnLoop:
         self._pid = os.getpid()
 
     def __del__(self) -> None:
-        if os.getpid() == self._pid and not self.loop.is_running():
+        if os.getpid() == self._pid and not self.loop.is_running() and not sys.is_finalizing():
             self.loop.close()
 
 

@@ -21,6 +21,7 @@ leftover thread or child process could still reach is never used again under its
 from __future__ import annotations
 
 import enum
+import errno
 import itertools
 import os
 import stat
@@ -31,8 +32,23 @@ from perinvoke.errors import NotInInvocation, ScratchUnavailable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
+    from perinvoke.errors import ScratchFull
     from perinvoke.invocation.trash import Trash
+
+    class Space(Protocol):
+        """The room on the disk, which invocations share with everybody."""
+
+        def watch(self) -> None:
+            """Make room if little is left."""
+
+        def make_room(self) -> bool:
+            """Remove all that nobody uses; whether that freed anything."""
+
+        def full(self, what: str) -> ScratchFull:
+            """The error for ``what``, which found the disk full."""
+
 
 # Emptying in place costs the answer one unlink a file, about 20 µs each on ext4; a rename and a new directory cost about 100 µs.
 _FEW_FILES = 4
@@ -40,6 +56,8 @@ _FEW_FILES = 4
 _FEW_NAMES = 4096
 # Bytes. Unlinking is slow for large files: ext4 frees their blocks in the call.
 _SMALL_TOTAL = 256 * 1024
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _PRIVATE_DIRECTORY = stat.S_IFDIR | 0o700
 
@@ -58,11 +76,13 @@ class Shelf:
     Args:
         home: makes sure that the worker's directory exists, and returns it.
         trash: takes what can't be used again.
+        space: watches the disk.
     """
 
-    def __init__(self, home: Callable[[], str], trash: Trash) -> None:
+    def __init__(self, home: Callable[[], str], trash: Trash, space: Space) -> None:
         self._home = home
         self._trash = trash
+        self.space = space
         self._ready: list[str] = []
         self._numbers = itertools.count(1)
         # Long before perinvoke, and a fraction of a second of our own: no clock and no archive gives this time.
@@ -72,7 +92,8 @@ class Shelf:
         """A directory nobody else has: empty, mode 0700. Doesn't block beyond one ``mkdir``, mostly not even that.
 
         Raises:
-            ScratchUnavailable: the disk is full.
+            ScratchFull: the disk is full.
+            ScratchUnavailable: it can't be made for now.
             RootError: the root can't be used or trusted.
         """
         try:
@@ -86,7 +107,7 @@ class Shelf:
             return self._made()
         except ScratchUnavailable:
             pass
-        self._trash.empty()  # what we hold back ourselves must not be what fills the disk
+        self.space.make_room()  # what we hold back ourselves must not be what fills the disk
         return self._made()
 
     def give_back(self, path: str, *, handed_out: bool, left_nobody: bool) -> None:
@@ -119,9 +140,10 @@ class Shelf:
                 os.chmod(path, 0o700)  # the umask took bits away
             self._mark(path)
         except OSError as error:
+            if error.errno in _FULL:
+                raise self.space.full(f"no scratch directory can be made at {path}") from error
             raise ScratchUnavailable(
-                f"no scratch directory can be made at {path}: {error.strerror}. "
-                "Free space there, or point PERINVOKE_ROOT to a larger file system.",
+                f"no scratch directory can be made at {path}: {error.strerror}. Try again in a moment.",
                 path=os.path.dirname(path),
             ) from error
         return path
@@ -185,12 +207,13 @@ class Scratch:
     invocations share the process, it is made when it is first asked for.
     """
 
-    __slots__ = ("_closed", "_lock", "_shelf", "directory", "handed_out")
+    __slots__ = ("_closed", "_lock", "_shelf", "_watched", "directory", "handed_out")
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
         self._lock = threading.Lock()  # two threads of one invocation that ask first get one directory
         self._closed = False
+        self._watched = False
         self.directory: str | None = None
         self.handed_out = False
 
@@ -225,6 +248,9 @@ class Scratch:
             # The look costs 3 µs, only for those who ask: another process may have swept /tmp since the directory was prepared.
             if self.directory is None or not os.path.isdir(self.directory):
                 self.directory = self._shelf.make()
+            if not self._watched:  # once: 2 µs, only for those who ask
+                self._watched = True
+                self._shelf.space.watch()
             return self.directory
 
     def close(self, *, left_nobody: bool) -> None:

@@ -8,6 +8,7 @@ Rules:
 * The tree may hold anything, and a thread of the ended invocation may still be writing to it. So removal never walks into a
   directory by its path: it renames each subdirectory to the top of the trash first. A mount point refuses that rename, a
   symlink is moved as a symlink, and no depth is too deep; nothing outside the tree can be reached.
+* The thread also does what else must not delay an answer (``do_later``).
 * What can't be removed is kept, reported once, and tried again with the next batch. When the worker dies, what it left is found
   by the next worker.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import collections
 import contextvars
 import errno
+import functools
 import itertools
 import logging
 import os
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 MAX_BACKLOG = 16
 # The answer goes first: the thread that ends the invocation needs the interpreter's lock for about a millisecond more.
 _HEAD_START_SECONDS = 0.002
+# How long emptying waits for what the remover is at; arbitrary: a full disk is removed in less.
+_LAST_REMOVAL_SECONDS = 2.0
 # How often a directory that a thread keeps writing to is emptied before it is left for later.
 _ATTEMPTS = 3
 
@@ -50,8 +54,9 @@ class Trash:
     def __init__(self, directory: Callable[[], str]) -> None:
         self._directory = directory
         self._names = itertools.count()
-        # Guards _pending and _stuck: invocations that end in several threads, and the remover. A lock of C: no Condition, whose
-        # own lock a signal handler that raises in the middle of it leaves held.
+        self._chores: collections.deque[Callable[[], object]] = collections.deque()
+        # Guards the collections: invocations that end in several threads, and the remover. A lock of C: no Condition,
+        # whose own lock a signal handler that raises in the middle of it leaves held.
         self._lock = threading.Lock()
         self._pending: collections.deque[str] = collections.deque()
         self._stuck: list[str] = []
@@ -82,10 +87,24 @@ class Trash:
         """``take`` what a dead worker left: however much that is, it is no backlog of ours, and nobody waits for it."""
         self.take(path, bounded=False)
 
+    def do_later(self, chore: Callable[[], object]) -> None:
+        """Call ``chore`` in the remover's thread. Doesn't block; costs one thread start where none is running.
+
+        A chore must raise nothing.
+        """
+        with self._lock:
+            self._chores.append(chore)
+            start = not self.removing
+        if start:
+            self._start_removing()
+
     def empty(self) -> None:
         """Remove everything pending in this thread: for when the disk is full. Blocks for as long as that takes."""
         while (path := self._next()) is not None:
             self._remove(path)
+        remover = self._remover
+        if remover is not None and remover.is_alive() and remover is not threading.current_thread():
+            remover.join(_LAST_REMOVAL_SECONDS)  # it is removing its last one
 
     def remove_with(self, home: str) -> None:
         """Remove everything, and ``home``, in which the trash directory lies. Mount points stay, and then ``home`` does."""
@@ -103,7 +122,7 @@ class Trash:
     def wait_empty(self, timeout: float) -> bool:
         """Wait until nothing is pending or being removed; False when ``timeout`` seconds were not enough. Polls: for tests."""
         until = time.monotonic() + timeout
-        while self.removing or self._pending:
+        while self.removing or self._pending or self._chores:
             if time.monotonic() > until:
                 return False
             time.sleep(0.001)
@@ -136,12 +155,12 @@ class Trash:
         while True:
             # The decision to end and its announcement are one step: a take() that comes after sees it and starts a new thread.
             with self._lock:
-                if not self._pending:
+                if not self._pending and not self._chores:
                     if self._remover is threading.current_thread():
                         self._remover = None
                     return
-                path = self._pending.popleft()
-            self._remove(path)
+                chore = self._chores.popleft() if self._chores else functools.partial(self._remove, self._pending.popleft())
+            chore()
 
     def _next(self) -> str | None:
         with self._lock:

@@ -1,29 +1,19 @@
-"""What an invocation shares with the other workers: bounded by its deadline, and given back when it ends.
-
-Joins the two scopes: ``environment`` does the sharing and knows nothing of invocations, ``invocation`` knows who asks.
-"""
+"""``file_lock``: a lock between workers, by name."""
 
 from __future__ import annotations
 
-import math
 import os
-import sys
-import threading
 
 from perinvoke.environment.file_lock import FileLock
-from perinvoke.environment.worker_directory import check_root
+from perinvoke.environment.names import LOCKS
+from perinvoke.environment.worker_directory import check_root, not_made
 from perinvoke.errors import LockError
-from perinvoke.invocation.context import running
-from perinvoke.settings import read_settings
+from perinvoke.sharing.asker import asker, settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
     from pathlib import Path
 
-    from perinvoke.invocation.context import Invocation
-
-_LOCKS = "locks"
 _SUFFIX = ".lock"
 _MAX_NAME_BYTES = 255  # of one part of a path, on every file system that Lambda has
 
@@ -45,29 +35,33 @@ def file_lock(name: str | Path, *, shared: bool = False, timeout: float | None =
     Raises:
         LockError: the name can't be a file's, the timeout is negative or no number; when used, the file can't be opened.
         LockTimeout: when used: others held it for all that time.
+        ScratchFull: when used: the disk is full, and the lock has no file yet.
         RootError: the root can't be used or trusted.
     """
+    root = settings().root
     if isinstance(name, os.PathLike):
-        return FileLock(_beside(name), shared=shared, timeout=timeout, owner=_owner)
-    return FileLock(_below_root(name), shared=shared, timeout=timeout, owner=_owner, make_directory=_make_locks_directory)
+        return FileLock(_beside(name), shared=shared, timeout=timeout, owner=asker, root=root)
+    path = _below(root, name)
+    return FileLock(path, shared=shared, timeout=timeout, owner=asker, make_directory=_make_locks_directory, root=root)
 
 
-def _below_root(name: str) -> str:
+def _below(root: str, name: str) -> str:
     if not name or name in {".", ".."} or "/" in name or "\0" in name:
         raise LockError(f"a lock's name is {name!r}; allowed is a plain name without '/', or a pathlib.Path of what it protects")
     _check_length(name)
-    invocation = running()
-    root = (read_settings() if invocation is None else invocation.settings).root
-    return os.path.join(root, _LOCKS, name + _SUFFIX)
+    return os.path.join(root, LOCKS, name + _SUFFIX)
 
 
 def _make_locks_directory(directory: str) -> None:
     """Not before the first lock is taken: a module that is imported must not touch the disk. And again when /tmp was swept."""
-    check_root(os.path.dirname(directory))
+    root = os.path.dirname(directory)
+    check_root(root)
     try:
         os.mkdir(directory, 0o700)
     except FileExistsError:
         pass
+    except OSError as error:
+        raise not_made(root, error) from error
 
 
 def _beside(path: os.PathLike[str]) -> str:
@@ -82,35 +76,3 @@ def _check_length(name: str) -> None:
     length = len(os.fsencode(name)) + len(_SUFFIX)
     if length > _MAX_NAME_BYTES:
         raise LockError(f"the lock file of {name[:40]!r}… would have a name of {length} bytes; {_MAX_NAME_BYTES} are allowed")
-
-
-class _Owner:
-    """The invocation, thread and task that asks; lives as long as one call."""
-
-    __slots__ = ("_invocation", "key")
-
-    def __init__(self, invocation: Invocation | None) -> None:
-        self._invocation = invocation
-        self.key: Hashable = (invocation, threading.get_ident(), _task())
-
-    def wait_seconds(self) -> float:
-        if self._invocation is None:
-            return math.inf
-        margin_seconds = self._invocation.settings.timeout_margin_seconds
-        return max(0.0, self._invocation.deadline.remaining_seconds() - margin_seconds)
-
-    def at_end(self, give_back: Callable[[Hashable], list[str]]) -> None:
-        if self._invocation is not None:
-            self._invocation.held.setdefault(self.key, give_back)
-
-
-def _owner() -> _Owner:
-    return _Owner(running())
-
-
-def _task() -> object:
-    asyncio = sys.modules.get("asyncio")
-    try:
-        return None if asyncio is None else asyncio.current_task()
-    except RuntimeError:
-        return None  # no loop runs in this thread

@@ -1,0 +1,73 @@
+"""What becomes of shared files that nobody asks for: superseded ones go, and so does the least recently used when space is short.
+
+Generations in use are never removed (see ``generation``), so the budget may be exceeded while more than it allows is in use.
+"""
+
+from __future__ import annotations
+
+import os
+
+from perinvoke.environment.generation import generations, last_used_seconds, remove_unused
+from perinvoke.environment.kernel_lock import give_up, open_directory, try_lock
+from perinvoke.environment.names import SHARED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from perinvoke.environment.generation import Generation
+
+
+def entries(root: str) -> list[str]:
+    """The directories of all shared files below ``root``, built or being built."""
+    try:
+        with os.scandir(os.path.join(root, SHARED)) as found:
+            return [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+
+
+def remove_superseded(root: str, take: Callable[[str], None]) -> None:
+    """Remove every generation but the current ones. Doesn't block; may be called by several workers at once."""
+    for generation in _superseded(root):
+        remove_unused(generation, take)
+
+
+def shrink(root: str, take: Callable[[str], None], max_bytes: int) -> None:
+    """Remove the least recently used until all together have at most ``max_bytes``, as far as they are not in use.
+
+    Doesn't block: where another worker is at it, nothing is done. Two would each remove what is enough for both.
+    """
+    try:
+        fd = open_directory(os.path.join(root, SHARED))
+    except OSError:
+        return  # nothing is shared yet
+    try:
+        if try_lock(fd):
+            _shrink([*_superseded(root), *_current(root)], take, max_bytes)
+    finally:
+        give_up(fd)
+
+
+def _shrink(candidates: list[Generation], take: Callable[[str], None], max_bytes: int) -> None:
+    total = sum(generation.size for generation in candidates)
+    for generation in candidates:
+        if total <= max_bytes:
+            return
+        if remove_unused(generation, take):
+            total -= generation.size
+
+
+def evictions(root: str, take: Callable[[str], None]) -> Iterator[Generation]:
+    """Remove what nobody uses, superseded ones first and then the least recently used; one with each step."""
+    return (generation for generation in [*_superseded(root), *_current(root)] if remove_unused(generation, take))
+
+
+def _superseded(root: str) -> list[Generation]:
+    return [generation for entry in entries(root) for generation in generations(entry)[:-1]]
+
+
+def _current(root: str) -> list[Generation]:
+    """Every shared file's current generation, the least recently used first."""
+    current = [found[-1] for entry in entries(root) if (found := generations(entry))]
+    return sorted(current, key=last_used_seconds)
