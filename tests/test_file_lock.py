@@ -351,6 +351,7 @@ for _ in range(turns):
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.slow
 def test_sixteen_processes_count_exactly(tmp_path):
     counter = tmp_path / "counter"
     counter.write_text("0")

@@ -7,6 +7,7 @@ import inspect
 import logging
 import os
 import pickle
+import shutil
 import signal
 import stat
 import subprocess
@@ -630,6 +631,7 @@ class TestFullDisk:
     def test_that_of_an_async_handler_too(self, root):
         @isolated
         async def handler(event, context):
+            await asyncio.to_thread((scratch() / "mine").write_text, "x")
             raise full_disk()
 
         async def scenario() -> None:
@@ -645,6 +647,30 @@ class TestFullDisk:
         with pytest.raises(OSError, match="No space left on device: '/proc/self/status'") as caught:
             self.handle(error)
         assert caught.value is error
+
+    def test_one_that_could_be_any_disks_stays_as_it_is_while_this_one_has_space(self, root):
+        @isolated
+        def handler(event, context):
+            with open("/dev/full", "w") as full:
+                full.write("x")
+
+        path = shared_file("k", lambda path: path.write_text("x"))
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            handler({}, None)
+        assert type(caught.value) is OSError
+        assert path.exists()
+
+    def test_a_group_and_a_tree_that_could_not_be_copied_count(self, root, tmp_path):
+        with pytest.raises(ScratchFull):
+            self.handle(ExceptionGroup("several", [ValueError(), full_disk()]))
+        with pytest.raises(ScratchFull):
+            self.handle(shutil.Error([("from", "to", str(full_disk("to")))]))
+
+    def test_the_handlers_own_error_stays_whatever_it_comes_from(self, root):
+        error = ValueError("could not be stored")
+        error.__cause__ = full_disk()
+        with pytest.raises(ValueError, match="could not be stored"):
+            self.handle(error)
 
     def test_a_copy_to_this_file_system_counts_wherever_it_comes_from(self, root):
         with pytest.raises(ScratchFull):

@@ -449,6 +449,7 @@ class TestBetweenProcesses:
         with pytest.raises(LockError, match="held by another task or invocation of this very thread"):
             shared_file("k", lambda path: inner({}, None))
 
+    @pytest.mark.slow
     def test_sixteen_workers_get_one_large_file_however_often_its_builder_is_killed(self, tmp_path):
         """200 MB, and at ten random moments SIGKILL for who builds: at most one build more for each kill, never a short file."""
         log = tmp_path / "builds"

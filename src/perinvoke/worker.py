@@ -7,15 +7,17 @@ it forgets what it inherited and never releases it.
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import threading
 import time
 
-from perinvoke.environment.disk_usage import is_full
+from perinvoke.environment.disk_usage import comes_of_full, is_full, may_be_full
+from perinvoke.environment.names import TRASH
 from perinvoke.environment.shared_file import SharedFiles
-from perinvoke.environment.space import Space
-from perinvoke.environment.worker_directory import WorkerDirectory
-from perinvoke.errors import PerinvokeError
+from perinvoke.environment.space import LOOK_SECONDS, Space
+from perinvoke.environment.worker_directory import WorkerDirectory, not_made
+from perinvoke.errors import PerinvokeError, ScratchFull
 from perinvoke.invocation.context import Invocation, entered, running
 from perinvoke.invocation.leftovers import ChildWatch, has_children, named_if_running, threads_left_running
 from perinvoke.invocation.occupancy import Occupancy
@@ -32,8 +34,8 @@ if TYPE_CHECKING:
     from perinvoke.settings import Settings
 
 
-# How often each worker looks for what dead ones left. A look costs about 0.3 ms with 16 workers, in a thread.
-_LOOK_SECONDS = 1.0
+# A look takes at most the 50th part of a worker's time, however much there is to look at. With 16 workers it takes about 0.3 ms.
+_LOOK_SHARE = 50
 
 
 class Worker:
@@ -57,29 +59,39 @@ class Worker:
         self._look_at_monotonic = 0.0
 
     def _home(self) -> str:
-        """The worker's directory. The first time, and after somebody swept /tmp, what dead workers left is looked for too."""
+        """The worker's directory."""
         path = self.directory.ensure()
         if path != self._path:
+            self._make_trash(path)  # now: when the disk is full it is too late
             self._path = path
             # TMPDIR, which the default depends on, changes with every invocation; child processes and later reads must agree.
             os.environ.setdefault("PERINVOKE_ROOT", self.directory.root)
-            self.space.look_after()
-            self._look_at_monotonic = time.monotonic() + _LOOK_SECONDS
         return path
 
     def look_after_space(self) -> None:
         """Between invocations: now and then, have the disk looked after, without the answer's waiting for it."""
         now = time.monotonic()
         if now >= self._look_at_monotonic and self._path is not None:
-            self._look_at_monotonic = now + _LOOK_SECONDS
-            self.trash.do_later(self.space.look_after)
+            at_start, self._look_at_monotonic = self._look_at_monotonic == 0.0, now + LOOK_SECONDS
+            self.trash.do_later(functools.partial(self._look_after_space, at_start=at_start))
+
+    def _look_after_space(self, *, at_start: bool) -> None:
+        started = time.monotonic()
+        self.space.look_after(at_once=at_start)
+        ended = time.monotonic()
+        self._look_at_monotonic = ended + max(LOOK_SECONDS, _LOOK_SHARE * (ended - started))
 
     def _trash_directory(self) -> str:
-        path = f"{self._home()}/trash"
+        return self._make_trash(self._home())
+
+    def _make_trash(self, home: str) -> str:
+        path = f"{home}/{TRASH}"
         try:
             os.mkdir(path, 0o700)
         except FileExistsError:
             pass
+        except OSError as error:
+            raise not_made(self.directory.root, error) from error
         return path
 
     def remove(self) -> None:
@@ -157,30 +169,43 @@ def enter(invocation: Invocation, settings: Settings) -> None:
 def raise_if_disk_is_full(invocation: Invocation, error: Exception) -> None:
     """Raise ScratchFull in place of the system's own "no space left", if it was met on the root's file system.
 
-    Before the invocation's own files are gone, so that the figures tell of them too; and then make room for the next one.
+    Before the invocation's own files are gone, so that the figures tell of them too. Room is made when they are.
     """
-    if isinstance(error, PerinvokeError) or not is_full(error) or _elsewhere(error, invocation.settings.root):
+    if isinstance(error, ScratchFull):
+        invocation.met_full_disk = True
+        return
+    if isinstance(error, PerinvokeError) or not (comes_of_full(error) or may_be_full(error)):
         return
     space = process.worker(invocation.settings).space
-    told = space.full(f"invocation {invocation.request_id} met {type(error).__name__}")
-    space.make_room()
-    raise told from error
+    if not _is_of_root(error, invocation, space):
+        return
+    invocation.met_full_disk = True
+    if is_full(error) or may_be_full(error):
+        raise space.full(f"invocation {invocation.request_id} met {type(error).__name__}") from error
 
 
-def _elsewhere(error: Exception, root: str) -> bool:
-    """Whether the error names files, and none of them lies on the root's file system. Copying names two."""
+def _is_of_root(error: Exception, invocation: Invocation, space: Space) -> bool:
+    """Whether a full disk was met on the root's file system.
+
+    An error that names files tells by them; copying names two. One that doesn't could be of any file system, or of no disk at
+    all: it counts if the root's is short now, or if the invocation has used its scratch directory: others may have made room
+    since.
+    """
     told = (getattr(error, "filename", None), getattr(error, "filename2", None))
     names = [name for name in told if isinstance(name, str | bytes)]
-    return bool(names) and not any(_device(name) == _device(root) for name in names)
+    if names and not may_be_full(error):
+        root = _device(invocation.settings.root)
+        return any(_device(name) == root for name in names)
+    return space.is_short() or (is_full(error) and invocation.scratch_directory.handed_out)
 
 
 def _device(path: str | bytes) -> int | None:
-    """The file system that ``path`` lies on or would be made on; None when it can't be told."""
-    for place in (path, os.path.dirname(path)):
+    """The file system that ``path`` lies on or lay on; None when it can't be told."""
+    while path:
         try:
-            return os.stat(place).st_dev
-        except OSError:
-            continue
+            return os.stat(path).st_dev
+        except OSError:  # a temporary directory is gone with what was in it
+            path = os.path.dirname(path) if path != os.path.dirname(path) else path[:0]
     return None
 
 
@@ -214,7 +239,10 @@ class _Ending:
         self.trouble += _clear(self.invocation.scratch_directory, clean=self.clean)
 
     def look_after_space(self) -> None:
-        process.worker(self.invocation.settings).look_after_space()
+        worker = process.worker(self.invocation.settings)
+        if self.invocation.met_full_disk:
+            worker.space.make_room()
+        worker.look_after_space()
 
     def report(self) -> None:
         invocation, (put_back, left_changed) = self.invocation, self.changes

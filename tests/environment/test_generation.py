@@ -17,6 +17,9 @@ class User:
     def __init__(self, name: str) -> None:
         self.key = name
 
+    def has_ended(self) -> bool:
+        return False
+
     def at_end(self, give_back: Any) -> None:
         pass
 
@@ -35,8 +38,9 @@ def made(entry: Path, sequence: int = 1) -> Path:
     return path
 
 
-def take(path: str) -> None:
+def take(path: str) -> bool:
     os.rename(path, path + ".taken")
+    return True
 
 
 @given(
@@ -123,16 +127,20 @@ def test_a_forked_child_is_no_user(entry):
     os.close(writer)
 
 
-def test_users_and_removers_at_the_same_time_never_have_one_at_once(entry, tmp_path_factory):
+def test_users_and_removers_at_the_same_time_never_have_one_at_once(entry, tmp_path_factory):  # noqa: C901
     """A user who was told True finds the directory there, however many try to remove it."""
     taken = tmp_path_factory.mktemp("taken")
     stop = threading.Event()
     wrong: list[str] = []
 
+    def take_away(path: str) -> bool:
+        os.rename(path, taken / Path(path).name)
+        return True
+
     def remove() -> None:
         while not stop.is_set():
             for generation in generations(str(entry)):
-                if remove_unused(generation, lambda path: os.rename(path, taken / Path(path).name)):
+                if remove_unused(generation, take_away):
                     made(entry)
 
     def work(number: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from perinvoke import file_lock
 from perinvoke.environment import lock_sweep
-from perinvoke.environment.lock_sweep import no_sweep, sweep
+from perinvoke.environment.lock_sweep import NoSweep, sweep
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,11 +56,13 @@ def test_a_held_lock_stays_whoever_holds_it(locks):
     assert sweep(str(locks)) == 2
 
 
-def test_one_sweep_looks_at_a_bounded_number_and_all_come_to_their_turn(locks):
+def test_one_sweep_takes_a_bounded_time_and_all_come_to_their_turn(locks, monkeypatch):
     for number in range(250):
         old(locks / f"{number}.lock")
+    monkeypatch.setattr(lock_sweep, "_MAX_SWEEP_SECONDS", 0.0)
     assert sweep(str(locks)) == lock_sweep._BATCH
-    assert sweep(str(locks)) + sweep(str(locks)) + sweep(str(locks)) == 150
+    monkeypatch.undo()
+    assert sweep(str(locks)) == 150
     assert list(locks.iterdir()) == []
 
 
@@ -70,8 +72,8 @@ def test_a_missing_directory_has_nothing_to_sweep(tmp_path):
 
 def test_while_a_try_is_repeated_nothing_is_swept(locks):
     old(locks / "idle.lock")
-    with no_sweep(str(locks)) as shut_out:
-        assert shut_out
+    with NoSweep(str(locks)) as no_sweep:
+        assert no_sweep.holds
         assert sweep(str(locks)) == 0
 
 
@@ -79,8 +81,8 @@ def test_a_sweep_that_stands_still_holds_up_no_try(locks):
     fd = os.open(locks, os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_EX)
     started = time.monotonic()
-    with no_sweep(str(locks)) as shut_out:
-        assert not shut_out
+    with NoSweep(str(locks)) as no_sweep:
+        assert not no_sweep.holds
     assert time.monotonic() - started < 5
     os.close(fd)
 

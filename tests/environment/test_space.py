@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from perinvoke.environment import disk_usage, space
-from perinvoke.environment.disk_usage import in_words, is_full, largest_users, scratch_full
+from perinvoke.environment.disk_usage import Free, in_words, is_full, largest_users, scratch_full
 from perinvoke.environment.generation import Moment, generations, new_name
 from perinvoke.environment.space import Space
 from perinvoke.errors import ScratchFull, TryAgain
@@ -30,13 +30,14 @@ class Disk:
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, free: int) -> None:
         self.free = free
         self.removed: list[str] = []
-        monkeypatch.setattr(space, "free_bytes", lambda _: self.free)
-        self.space = Space(str(root), min_free_bytes=3 * MIB, shared_max_bytes=None, take=self.take, remove_taken=lambda: None)
+        monkeypatch.setattr(space, "free_space", lambda _: Free(self.free, 1000))
+        self.space = Space(str(root), min_free_bytes=3 * MIB, shared_max_bytes=None, take=self.take, remove_taken=lambda _: None)
 
-    def take(self, path: str) -> None:
+    def take(self, path: str) -> bool:
         os.rename(path, os.path.join(os.path.dirname(path), "gone"))
         self.removed.append(Path(path).parent.name)
         self.free += MIB
+        return True
 
 
 def shared(root: Path, key: str, *, used_at: int, sequence: int = 1) -> None:
@@ -74,7 +75,7 @@ def test_a_full_disk_takes_all_that_nobody_uses(made, monkeypatch):
 
 
 def test_a_root_that_is_not_there_is_short_of_nothing(root):
-    watched = Space(str(root), min_free_bytes=1, shared_max_bytes=1, take=lambda _: None, remove_taken=lambda: None)
+    watched = Space(str(root), min_free_bytes=1, shared_max_bytes=1, take=lambda _: False, remove_taken=lambda _: None)
     watched.watch()
     watched.look_after()
     assert not watched.make_room()

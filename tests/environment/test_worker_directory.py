@@ -34,7 +34,11 @@ def trash(tmp_path: Path) -> Path:
 
 
 def taker(trash: Path):
-    return lambda path: os.rename(path, trash / Path(path).name)
+    def take(path: str) -> bool:
+        os.rename(path, trash / Path(path).name)
+        return True
+
+    return take
 
 
 def test_it_is_private_locked_and_stays_the_same(tmp_path):
@@ -118,7 +122,7 @@ def test_what_is_not_a_workers_directory_is_left_alone(tmp_path, trash):
 
 
 def test_a_missing_root_has_nothing_to_reclaim(tmp_path):
-    assert reclaim(str(tmp_path / "missing"), lambda path: None) == 0
+    assert reclaim(str(tmp_path / "missing"), lambda path: False) == 0
 
 
 def test_makers_and_finders_at_the_same_time_never_take_a_live_directory(tmp_path, trash):

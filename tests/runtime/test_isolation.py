@@ -60,6 +60,7 @@ def wait_until_empty(root: Path, seconds: float = 10) -> None:
     assert directories_with_something(root) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", ["decorator", "entry point"])
 def test_sixteen_processes(route, root):
     """Both routes: the decorated handler, and the same function named by PERINVOKE_HANDLER."""
@@ -95,6 +96,7 @@ def assert_nothing_foreign(answers: list[dict[str, Any]]) -> None:
     assert len({answer["directory"] for answer in answers}) == INVOCATIONS
 
 
+@pytest.mark.slow
 def test_sixteen_threads_of_one_process(root, monkeypatch):
     """The coming thread mode: the handler's module is loaded once. Environment variables are shared there, and so not asked."""
     monkeypatch.setenv("AWS_LAMBDA_CONCURRENCY_MODE", "thread")

@@ -7,6 +7,8 @@ removed while somebody has them open take space and have no name: the figures ne
 from __future__ import annotations
 
 import errno
+import itertools
+import math
 import os
 import stat
 
@@ -20,21 +22,54 @@ if TYPE_CHECKING:
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # Names looked at, about 3 µs each. Arbitrary: what fills a disk is mostly few and large.
 _MAX_ENTRIES = 5_000
+# And for each user at least. Arbitrary: enough to tell a large directory from a small one.
+_LEAST_ENTRIES = 20
 # Users told of in a message. Arbitrary: more would hide the first ones.
 _TOLD = 5
 _BLOCK_BYTES = 512  # of st_blocks, stat(2)
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
-def free_bytes(path: str) -> int:
-    """What an ordinary user may still write to the file system of ``path``; costs one system call."""
+class Free:
+    """What an ordinary user may still write to a file system: bytes, and files whatever their size. Immutable."""
+
+    __slots__ = ("bytes", "files")
+
+    def __init__(self, size: float, files: float) -> None:
+        self.bytes, self.files = size, files
+
+
+def free_space(path: str) -> Free:
+    """What is free on the file system of ``path``; costs one system call."""
     found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize
+    return Free(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else math.inf)  # btrfs counts no files
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that a disk is full: the system's own, or SQLite's."""
+    """Whether an error says that a disk is full: the system's own, SQLite's, or one that stands for several."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(is_full(one) for one in error.exceptions)
+    if (
+        type(error).__name__ == "Error" and type(error).__module__ == "shutil"
+    ):  # copytree, which keeps only the text of what it met
+        return any(os.strerror(number) in str(error) for number in FULL)
     return (isinstance(error, OSError) and error.errno in FULL) or getattr(error, "sqlite_errorname", None) == "SQLITE_FULL"
+
+
+def may_be_full(error: BaseException) -> bool:
+    """Whether an error is one of those that hide a full disk: it is one, if the disk is short of space as well."""
+    if isinstance(error, OSError) and (error.errno is None or "No usable temporary directory" in str(error)):
+        return True  # numpy tells what it could not write in words only; tempfile, that it could write nowhere
+    return (getattr(error, "sqlite_errorname", None) or "").startswith(("SQLITE_CANTOPEN", "SQLITE_IOERR"))
+
+
+def comes_of_full(error: BaseException | None) -> bool:
+    """Whether an error was raised because a disk was full."""
+    while error is not None:
+        if is_full(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def scratch_full(root: str, what: str) -> ScratchFull:
@@ -57,9 +92,10 @@ def scratch_full(root: str, what: str) -> ScratchFull:
 
 def largest_users(root: str) -> list[tuple[str, int]]:
     """Who uses the file system of ``root``: workers, shared files, and what lies beside the root; bytes, largest first."""
-    left = [_MAX_ENTRIES]
-    users = [(name, _usage(path, left)) for name, path in _users(root)]
-    return sorted((user for user in users if user[1]), key=lambda user: -user[1])
+    users = list(itertools.islice(_users(root), _MAX_ENTRIES))
+    share = max(_LEAST_ENTRIES, _MAX_ENTRIES // max(1, len(users)))
+    found = [(name, _usage(path, share)) for name, path in users]
+    return sorted((user for user in found if user[1]), key=lambda user: -user[1])
 
 
 def in_words(size: int) -> str:
@@ -93,14 +129,14 @@ def _users(root: str) -> Iterator[tuple[str, str]]:
             yield entry.path, entry.path
 
 
-def _usage(path: str, left: list[int]) -> int:
+def _usage(path: str, left: int) -> int:
     """Bytes on the disk below ``path``, on the same file system only, as far as ``left`` entries go."""
     total, device, directories = 0, _device(path), [path]
-    while directories and left[0] > 0:
+    while directories and left > 0:
         directory = directories.pop()
         total += _blocks(directory)
-        for entry in _entries(directory):
-            left[0] -= 1
+        for entry in _entries(directory, left):
+            left -= 1
             try:
                 found = entry.stat(follow_symlinks=False)
             except OSError:
@@ -112,10 +148,10 @@ def _usage(path: str, left: list[int]) -> int:
     return total
 
 
-def _entries(directory: str) -> list[os.DirEntry[str]]:
+def _entries(directory: str, most: int = _MAX_ENTRIES) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(directory) as entries:
-            return list(entries)
+            return list(itertools.islice(entries, most))
     except OSError:
         return []  # no directory, not ours, or gone meanwhile
 

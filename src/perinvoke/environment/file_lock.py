@@ -24,8 +24,9 @@ import time
 
 from perinvoke.environment import lock_table
 from perinvoke.environment.disk_usage import FULL, scratch_full
-from perinvoke.environment.lock_sweep import no_sweep
-from perinvoke.environment.lock_table import Claim, Hold, Waiter
+from perinvoke.environment.kernel_lock import LOCK_FILE
+from perinvoke.environment.lock_sweep import NoSweep
+from perinvoke.environment.lock_table import Claim, Waiter
 from perinvoke.errors import LockError, LockNotHeld, LockTimeout, PerinvokeError
 
 TYPE_CHECKING = False
@@ -34,6 +35,22 @@ if TYPE_CHECKING:
     from typing import Any, Protocol, Self, TypeVar
 
     Function = TypeVar("Function", bound=Callable[..., Any])
+
+    class Home(Protocol):
+        """Where perinvoke keeps lock files."""
+
+        @property
+        def root(self) -> str:
+            """The root it lies below."""
+
+        def check(self) -> None:
+            """See once that the root is ours. Raises RootError."""
+
+        def make(self, directory: str) -> None:
+            """Make the directory, after the root was checked. Raises RootError or ScratchUnavailable."""
+
+        def makes_room(self, error: OSError) -> bool:
+            """Whether ``error`` says that the disk is full, and room could be made on it."""
 
     class Owner(Protocol):
         """On whose behalf a lock is taken."""
@@ -45,12 +62,16 @@ if TYPE_CHECKING:
         def wait_seconds(self) -> float:
             """How long it may wait at most, from now."""
 
+        def has_ended(self) -> bool:
+            """Whether its end has come: what it takes now, nobody would give back."""
+
         def at_end(self, give_back: Callable[[Hashable], list[str]]) -> None:
             """Have ``give_back(key)`` called when the owner ends; once, however often it is asked."""
 
 
-# O_NONBLOCK: a fifo, or a file with a lease on it, would block the open beyond any bound.
-_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_OPEN_FLAGS = LOCK_FILE | os.O_CREAT
+# A directory below the root may be missing, and be removed again by who reclaims it for being empty.
+_OPEN_ATTEMPTS = 10
 _CONTENDED = frozenset({errno.EWOULDBLOCK, errno.EACCES})
 
 
@@ -64,8 +85,7 @@ class FileLock:
         shared: with other shared holders, but with no exclusive one.
         timeout: seconds that ``acquire`` waits at most. None: as long as the owner may.
         owner: tells on whose behalf the lock is taken, each time.
-        make_directory: makes the lock file's directory when it is missing; None: that is an error.
-        root: whose file system an error about a full disk tells of; None: that of the lock file's directory.
+        home: what the lock file lies in, if that is perinvoke's own; None: its directory must be there.
     """
 
     def __init__(
@@ -75,15 +95,13 @@ class FileLock:
         shared: bool,
         timeout: float | None,
         owner: Callable[[], Owner],
-        make_directory: Callable[[str], None] | None = None,
-        root: str | None = None,
+        home: Home | None = None,
     ) -> None:
         self.path = path
         self.shared = shared
         self.timeout = _checked_timeout(timeout)
         self._owner = owner
-        self._make_directory = make_directory
-        self._root = root or os.path.dirname(path)
+        self._home = home
 
     def acquire(self, timeout: float | None = None) -> None:
         """Take the lock, waiting in the kernel's queue; at most ``timeout`` seconds, at most as long as the owner may.
@@ -97,13 +115,15 @@ class FileLock:
         owner = self._owner()
         if self._taken_again(owner.key):
             return
+        if self._home is not None:
+            self._home.check()
         claim = Claim(owner.key)
         try:
             owner.at_end(lock_table.give_back_all)
             if not self._tried(claim):
                 bounds = (self.timeout, timeout, owner.wait_seconds())
                 self._queued(claim, min(bound for bound in bounds if bound is not None))
-            self._hold(claim)
+            lock_table.table.hold(claim, self.path, shared=self.shared, ended=owner.has_ended)
         except BaseException:
             lock_table.table.withdraw(claim, self.path)
             raise
@@ -113,12 +133,14 @@ class FileLock:
         owner = self._owner()
         if self._taken_again(owner.key):
             return True
+        if self._home is not None:
+            self._home.check()
         claim = Claim(owner.key)
         try:
             owner.at_end(lock_table.give_back_all)
             if not self._tried(claim) and not self._tried_without_sweeper(claim):
                 return False
-            self._hold(claim)
+            lock_table.table.hold(claim, self.path, shared=self.shared, ended=owner.has_ended)
         except BaseException:
             lock_table.table.withdraw(claim, self.path)
             raise
@@ -187,10 +209,6 @@ class FileLock:
             hold.count += 1
             return True
 
-    def _hold(self, claim: Claim) -> None:
-        with lock_table.table.lock:
-            lock_table.table.holds[self.path, claim.owner] = Hold(claim.fd, shared=self.shared)
-
     def _tried(self, claim: Claim) -> bool:
         """One try without waiting; False where others hold the lock."""
         table = lock_table.table
@@ -209,10 +227,10 @@ class FileLock:
 
     def _tried_without_sweeper(self, claim: Claim) -> bool:
         """The try again, with the sweeper shut out: for a moment it holds each lock file that it looks at, and is no holder."""
-        if self._make_directory is None:
+        if self._home is None:
             return False  # a file of the user's own: nobody sweeps there
-        with no_sweep(os.path.dirname(self.path)) as shut_out:
-            return shut_out and self._tried(claim)
+        with NoSweep(os.path.dirname(self.path)) as no_sweep:
+            return no_sweep.holds and self._tried(claim)
 
     def _queued(self, claim: Claim, wait_seconds: float) -> None:
         """Wait in the kernel's queue until the claim has the lock, or raise LockTimeout."""
@@ -250,24 +268,27 @@ class FileLock:
         return LockError(f"lock {self.path} can't be waited for: {reason}", path=self.path)
 
     def _open(self, claim: Claim) -> None:
-        try:
+        for attempt in range(_OPEN_ATTEMPTS):
             try:
-                claim.fd = os.open(self.path, _OPEN_FLAGS, 0o600)
-            except FileNotFoundError:
-                if self._make_directory is None:
-                    raise
-                self._make_directory(os.path.dirname(self.path))
-                claim.fd = os.open(self.path, _OPEN_FLAGS, 0o600)
-        except PerinvokeError:
-            raise  # of the directory
-        except OSError as error:
-            if error.errno in FULL:
-                raise scratch_full(self._root, f"lock file {self.path} can't be made") from error
-            raise LockError(
-                f"lock file {self.path} can't be opened: {error.strerror}. Its directory must exist and be writable.",
-                path=self.path,
-            ) from error
-        lock_table.table.ledger[claim.fd] = claim.owner
+                if self._home is not None and attempt:
+                    self._home.make(os.path.dirname(self.path))
+                lock_table.table.open(claim, self.path, _OPEN_FLAGS)
+            except PerinvokeError:
+                raise  # of the directory
+            except OSError as error:
+                swept = error.errno == errno.ENOENT
+                if self._home is not None and attempt < _OPEN_ATTEMPTS - 1 and (swept or self._home.makes_room(error)):
+                    continue
+                raise self._not_opened(error) from error
+            return
+
+    def _not_opened(self, error: OSError) -> PerinvokeError:
+        if error.errno in FULL:
+            root = os.path.dirname(self.path) if self._home is None else self._home.root
+            return scratch_full(root, f"lock file {self.path} can't be made")
+        return LockError(
+            f"lock file {self.path} can't be opened: {error.strerror}. Its directory must exist and be writable.", path=self.path
+        )
 
     def _refuse_waiting_for_own_thread(self, owner: Hashable) -> None:
         """Another task of this thread holds it: while this one waits, that one can't run to give it back."""
@@ -276,7 +297,7 @@ class FileLock:
         if any(isinstance(key, tuple) and isinstance(owner, tuple) and key[1] == owner[1] for key in holders):
             raise LockError(
                 f"lock {self.path} is held by another task or invocation of this very thread, which can't give it back while "
-                "this one waits. Take it in a thread: await asyncio.to_thread(...).",
+                "this one waits. Run all that needs it in a thread: await asyncio.to_thread(function).",
                 path=self.path,
             )
 
@@ -293,7 +314,8 @@ class FileLock:
 
 
 def _checked_timeout(timeout: float | None) -> float | None:
-    if timeout is not None and not timeout >= 0:  # also refuses nan
+    given: object = timeout  # whatever a caller passed
+    if given is not None and not (isinstance(given, int | float) and given >= 0):  # also refuses nan
         raise LockError(
             f"a lock's timeout is {timeout!r}; allowed are seconds from 0 on, or None for as long as the owner may wait"
         )

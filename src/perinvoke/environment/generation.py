@@ -13,8 +13,9 @@ import os
 import time
 
 from perinvoke.environment import lock_table
-from perinvoke.environment.kernel_lock import give_up, is_at, open_directory, try_lock
-from perinvoke.environment.lock_table import Claim, Hold
+from perinvoke.environment.kernel_lock import DIRECTORY, Look, is_at
+from perinvoke.environment.lock_table import Claim
+from perinvoke.environment.names import boot_ns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
         def key(self) -> Hashable:
             """Who uses it: all of an invocation."""
 
+        def has_ended(self) -> bool:
+            """Whether its end has come: what it takes now, nobody would give back."""
+
         def at_end(self, give_back: Callable[[Hashable], list[str]]) -> None:
             """Have ``give_back(key)`` called when the user ends; once, however often it is asked."""
 
 
-# macOS has none; its monotonic clock doesn't stop either.
-_BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 # How exact "last used" is. A finer one would write to the disk at every use.
 _USED_SECONDS = 1.0
 _FIELDS = 6
@@ -50,7 +52,7 @@ class Moment:
     @classmethod
     def now(cls) -> Moment:
         """This moment; the same in all processes of a machine."""
-        return cls(time.time_ns(), time.clock_gettime_ns(_BOOT_CLOCK))
+        return cls(time.time_ns(), boot_ns())
 
     def seconds_since(self, earlier: Moment) -> float:
         """The longer of what both clocks say. A jump of the wall clock may age a file, and never make it younger."""
@@ -116,15 +118,13 @@ def use(directory: str, user: User, *, known_as: str | None = None) -> bool:
     claim = Claim(user.key)
     try:
         user.at_end(lock_table.give_back_all)
-        claim.fd = open_directory(directory)
-        table.ledger[claim.fd] = claim.owner
+        table.open(claim, directory, DIRECTORY)
         fcntl.flock(claim.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         if not is_at(claim.fd, directory):
             table.drop(claim)
             return False
         _mark_used(claim.fd)
-        with table.lock:
-            table.holds[path, claim.owner] = Hold(claim.fd, shared=True)
+        table.hold(claim, path, shared=True, ended=user.has_ended)
     except (FileNotFoundError, BlockingIOError):
         table.withdraw(claim, path)
         return False
@@ -134,19 +134,24 @@ def use(directory: str, user: User, *, known_as: str | None = None) -> bool:
     return True
 
 
-def remove_unused(generation: Generation, take: Callable[[str], None]) -> bool:
-    """Hand the generation to ``take``, which moves it away; False when somebody uses it. Doesn't block."""
+def unuse(path: str, user: User) -> None:
+    """Take back what ``use`` entered under this path."""
+    table = lock_table.table
+    with table.lock:
+        hold = table.holds.pop((path, user.key), None)
+        if hold is not None:
+            claim = Claim(user.key)
+            claim.fd = hold.fd
+            table.drop(claim)
+
+
+def remove_unused(generation: Generation, take: Callable[[str], bool]) -> bool:
+    """Hand the generation to ``take``, which moves it away; False when somebody uses it or it can't be moved. Doesn't block."""
     try:
-        fd = open_directory(generation.path)
+        with Look(generation.path) as look:
+            return look.has_lock() and take(generation.path)
     except OSError:
         return False  # another was quicker
-    try:
-        if not try_lock(fd) or not is_at(fd, generation.path):
-            return False
-        take(generation.path)
-        return True
-    finally:
-        give_up(fd)
 
 
 def last_used_seconds(generation: Generation) -> float:
@@ -159,4 +164,7 @@ def last_used_seconds(generation: Generation) -> float:
 
 def _mark_used(fd: int) -> None:
     if abs(time.time() - os.fstat(fd).st_mtime) > _USED_SECONDS:
-        os.utime(fd)
+        try:
+            os.utime(fd)
+        except OSError:
+            pass  # a read-only file system, from which nothing is evicted either

@@ -8,38 +8,71 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import time
 
-from perinvoke.environment.kernel_lock import give_up, is_at, open_directory, try_lock
+from perinvoke.environment.kernel_lock import LOCK_FILE, Look
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from typing import Self
 
 # A young one is likely to be used again soon. Arbitrary.
 _MIN_AGE_SECONDS = 60.0
-# Files. What is looked at in one sweep, about 30 µs each: as long as one may be shut out, and a try may have to wait.
+# Files. What is looked at in one go, about 30 µs each: as long as one may be shut out, and a try may have to wait.
 _BATCH = 100
+# How long one sweep may take: about 3,000 files. Arbitrary.
+_MAX_SWEEP_SECONDS = 0.1
 # How long a try waits for a sweep to end; a sweep takes 3 ms, and more where its process gets no time on a CPU.
 _MAX_WAIT_SECONDS = 1.0
 _SUFFIX = ".lock"
 
 
-@contextlib.contextmanager
-def no_sweep(directory: str) -> Iterator[bool]:
-    """Shut sweeps of ``directory`` out, waiting for one that runs, for a moment. False: none can be shut out."""
+class NoSweep:
+    """Shuts sweeps of a directory out, waiting for one that runs, for a moment; lives as long as a try. A context manager.
+
+    Attributes:
+        holds: they are shut out. False: there is no such directory, or the sweeping process stands still.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self._look: Look | None = None
+        self.holds = False
+        try:
+            self._look = Look(directory)
+        except OSError:
+            return
+        self.holds = _shared(self._look.fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._look is not None:
+            self._look.close()
+
+
+def sweep(directory: str) -> int:
+    """Remove lock files below ``directory`` that are neither young nor held, for a short time. Returns how many."""
     try:
-        fd = open_directory(directory)
+        names = [name for name in os.listdir(directory) if name.endswith(_SUFFIX)]
     except OSError:
-        yield False
-        return
-    try:
-        yield _shared(fd)
-    finally:
-        give_up(fd)
+        return 0
+    start = int.from_bytes(os.urandom(4), "big") % max(1, len(names))  # those that stay must not hide the rest
+    names = names[start:] + names[:start]
+    until, removed = time.monotonic() + _MAX_SWEEP_SECONDS, 0
+    for first in range(0, len(names), _BATCH):
+        try:
+            with Look(directory) as look:  # for each batch anew: a try may be waiting to shut us out
+                if not look.has_lock():
+                    break  # another sweeps, or somebody tries a lock
+                removed += sum(_removed(f"{directory}/{name}") for name in names[first : first + _BATCH])
+        except OSError:
+            break
+        if time.monotonic() > until:
+            break
+    return removed
 
 
 def _shared(fd: int) -> bool:
@@ -55,36 +88,13 @@ def _shared(fd: int) -> bool:
             return True
 
 
-def sweep(directory: str) -> int:
-    """Remove lock files below ``directory`` that are neither young nor held; at most a batch. Returns how many. Doesn't block."""
-    try:
-        fd = open_directory(directory)
-    except OSError:
-        return 0
-    try:
-        if not try_lock(fd):
-            return 0  # another sweeps, or somebody tries a lock
-        return sum(_removed(path) for path in _candidates(directory))
-    finally:
-        give_up(fd)
-
-
-def _candidates(directory: str) -> list[str]:
-    names = [name for name in os.listdir(directory) if name.endswith(_SUFFIX)]
-    start = int.from_bytes(os.urandom(4), "big") % max(1, len(names))  # those that stay must not hide the rest
-    return [f"{directory}/{name}" for name in (names[start:] + names[:start])[:_BATCH]]
-
-
 def _removed(path: str) -> bool:
     """Remove one lock file, if nobody holds it."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with Look(path, LOCK_FILE) as look:
+            if time.time() - os.fstat(look.fd).st_mtime < _MIN_AGE_SECONDS or not look.has_lock():
+                return False
+            os.unlink(path)
+            return True
     except OSError:
         return False  # gone meanwhile, or no lock file
-    try:
-        if time.time() - os.fstat(fd).st_mtime < _MIN_AGE_SECONDS or not try_lock(fd) or not is_at(fd, path):
-            return False
-        os.unlink(path)
-        return True
-    finally:
-        give_up(fd)

@@ -19,9 +19,15 @@ import fcntl
 import os
 import threading
 
+from perinvoke.environment.kernel_lock import open_into
+from perinvoke.errors import NotInInvocation
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
+
+# The owner of what a process keeps in use as long as it lives.
+PROCESS = ("audience", None)
 
 
 class Stage(enum.Enum):
@@ -35,11 +41,12 @@ class Stage(enum.Enum):
 class Claim:
     """One call of ``acquire``: on whose behalf, and the descriptor it has got so far. Lives as long as the call."""
 
-    __slots__ = ("fd", "owner")
+    __slots__ = ("fd", "opened", "owner")
 
     def __init__(self, owner: Hashable) -> None:
         self.owner = owner
         self.fd = -1
+        self.opened: list[int] = []  # and not yet in the ledger
 
 
 class Hold:
@@ -99,7 +106,30 @@ class LockTable:
         self.lock = threading.RLock()
         self.holds: dict[tuple[str, Hashable], Hold] = {}
         self.waiters: list[Waiter] = []
-        self.ledger: dict[int, Hashable] = {}  # the owner of every descriptor that an acquire has opened and nobody has closed
+        # The owner and the thread of every descriptor that an acquire has opened and nobody has closed.
+        self.ledger: dict[int, tuple[Hashable, int]] = {}
+
+    def open(self, claim: Claim, path: str, flags: int) -> None:
+        """Open the file for the claim. Under the lock: a fork waits for it, so that the child knows what to close."""
+        with self.lock:
+            open_into(claim.opened, path, flags)
+            claim.fd = claim.opened[-1]
+            self.ledger[claim.fd] = claim.owner, threading.get_ident()
+            claim.opened.clear()
+
+    def hold(self, claim: Claim, path: str, *, shared: bool, ended: Callable[[], bool]) -> None:
+        """Enter what the claim has got as its owner's.
+
+        Raises:
+            NotInInvocation: the owner's end has come meanwhile, and what it held was given back. Either the end sees this hold,
+                or this sees the end: both happen under the lock.
+        """
+        with self.lock:
+            if ended():
+                raise NotInInvocation(
+                    f"the invocation that wanted {path} has ended meanwhile; wait for its threads before it returns"
+                )
+            self.holds[path, claim.owner] = Hold(claim.fd, shared=shared)
 
     def drop(self, claim: Claim) -> None:
         """Give back the claim's descriptor, and with it what lock it has. Interrupted, it may be called again."""
@@ -128,7 +158,7 @@ class LockTable:
         with self.lock:
             for waiter in self.waiters:
                 abandoned = waiter.claimant is None and waiter.stage is Stage.WAITING
-                if abandoned and waiter.path == path and waiter.shared is shared:
+                if abandoned and waiter.path == path and waiter.shared is shared and os.fstat(waiter.fd).st_nlink:
                     waiter.claimant = claim
                     return waiter
         return None
@@ -138,7 +168,7 @@ class LockTable:
         with self.lock:
             for waiter in [waiter for waiter in self.waiters if waiter.claimant is claim]:
                 if waiter.stage is Stage.GRANTED:
-                    self.ledger[waiter.fd] = claim.owner
+                    self.ledger[waiter.fd] = claim.owner, threading.get_ident()
                     claim.fd = waiter.fd
                     self.waiters.remove(waiter)
                     return waiter
@@ -153,14 +183,23 @@ class LockTable:
             if hold is not None and hold.fd == claim.fd:
                 del self.holds[path, claim.owner]
             self.drop(claim)
+            while claim.opened:
+                os.close(claim.opened.pop())
 
     def give_back_all(self, owner: Hashable) -> list[str]:
-        """Give back everything ``owner`` still holds; the paths."""
+        """Give back everything ``owner`` still holds; the paths.
+
+        What another thread has just opened on its behalf is that thread's to close: the number could be another file's by the
+        time it locks it. It gets an error instead of a hold.
+        """
         with self.lock:
             paths = [path for path, holder in self.holds if holder == owner]
             for path in paths:
+                fd = self.holds[path, owner].fd
                 del self.holds[path, owner]
-            for fd in [fd for fd, holder in self.ledger.items() if holder == owner]:
+                self._close(fd)
+            interrupted = owner, threading.get_ident()
+            for fd in [fd for fd, holder in self.ledger.items() if holder == interrupted]:
                 self._close(fd)
         return paths
 
@@ -174,9 +213,15 @@ class LockTable:
             del self.ledger[fd]
             os.close(fd)
 
-    def close_in_child(self) -> None:
-        """In a forked child: close every descriptor. It shares the parent's locks, which stay the parent's."""
-        for fd in {*self.ledger, *(waiter.fd for waiter in self.waiters)}:
+    def leave_to_child(self, child: LockTable) -> None:
+        """In a forked child: close every descriptor. It shares the parent's locks, which stay the parent's.
+
+        But for what the process keeps in use for its life: a module that was imported before the fork goes on using it in the
+        child, whatever becomes of the parent.
+        """
+        kept = {key: hold for key, hold in self.holds.items() if key[1] == PROCESS}
+        child.holds.update(kept)
+        for fd in {*self.ledger, *(waiter.fd for waiter in self.waiters)} - {hold.fd for hold in kept.values()}:
             try:
                 os.close(fd)
             except OSError:
@@ -189,10 +234,18 @@ table = LockTable()
 def _forget() -> None:
     global table  # a forked child has a table of its own
     inherited, table = table, LockTable()
-    inherited.close_in_child()
+    inherited.leave_to_child(table)
 
 
-os.register_at_fork(after_in_child=_forget)
+def _pause() -> None:
+    table.lock.acquire()  # a fork waits for what is just being opened
+
+
+def _go_on() -> None:
+    table.lock.release()
+
+
+os.register_at_fork(before=_pause, after_in_parent=_go_on, after_in_child=_forget)
 
 
 def give_back_all(owner: Hashable) -> list[str]:

@@ -6,6 +6,8 @@ import hashlib
 import os
 import time
 
+from perinvoke.environment.names import encoded_length
+from perinvoke.environment.shared_file import Request
 from perinvoke.errors import MissingExtra, SharedFileError
 
 try:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _MAX_NAME_BYTES = 255
+_REFUSED = frozenset({301, 400, 401, 403, 404})  # HTTP status codes
 # Objects whose version is remembered. Arbitrary; who has more asks S3 more often.
 _MAX_REMEMBERED = 1_000
 
@@ -32,24 +35,32 @@ class ObjectChanged(SharedFileError):
     """The object was overwritten while it was downloaded; what came is thrown away."""
 
 
-class S3Object:
-    """One version of an object; lives as long as one call.
+class ObjectRequest(Request):
+    """One object in its present version, as a shared file; all versions have one key. Lives as long as one call.
 
-    Attributes:
-        entry: names the shared file: the same for all versions of the object.
-        file_name: what the file is called.
-        tag: the version, in hexadecimal digits.
+    Making it asks S3 for the version, in one HEAD request, or in none when this process asked less than ``max_age_seconds`` ago.
+
+    Raises:
+        SharedFileError: there is no such object, or it isn't ours to read.
     """
 
-    def __init__(self, client: Any, bucket: str, key: str, *, etag: str, size: int) -> None:
-        self._client, self._bucket, self._key, self._etag, self._size = client, bucket, key, etag, size
-        self.entry = f"s3-{_digest(f'{client.meta.endpoint_url} {bucket}/{key}')}"
-        self.tag = _digest(etag)
-        last = key.rstrip("/").rpartition("/")[2]
-        usable = last not in {"", ".", ".."} and "\0" not in last and len(os.fsencode(last)) <= _MAX_NAME_BYTES
-        self.file_name = last if usable else "object"
+    __slots__ = ("_bucket", "_client", "_etag", "_key")
 
-    def download(self, path: str) -> None:
+    def __init__(self, bucket: str, key: str, *, max_age_seconds: float, client: Any) -> None:
+        self._client = client or _own_client()
+        self._bucket, self._key = bucket, key
+        super().__init__(f"s3-{_digest(f'{self._client.meta.endpoint_url} {bucket}/{key}')}", _file_name(key), self._download)
+        self._take(_version(self._client, bucket, key, max_age_seconds))
+
+    def renew(self) -> None:
+        """Ask for the version again before it is downloaded: it may be another worker's that has newer news."""
+        self._take(_version(self._client, self._bucket, self._key, 0.0))
+
+    def _take(self, version: tuple[str, int]) -> None:
+        self._etag, self.expected_bytes = version
+        self.tag = _digest(self._etag)
+
+    def _download(self, path: str) -> None:
         """Write the object to ``path``; blocks. In parallel parts where it is large, as boto3 does.
 
         Raises:
@@ -61,21 +72,19 @@ class S3Object:
                 self._client.download_fileobj(self._bucket, self._key, file)
             etag, _ = _head(self._client, self._bucket, self._key)
         except ClientError as error:
-            raise _unavailable(self._bucket, self._key, error) from error
+            _raise_if_refused(self._bucket, self._key, error)
+            raise
         size = os.stat(path).st_size
-        if (etag, size) != (self._etag, self._size):
+        if (etag, size) != (self._etag, self.expected_bytes):
             _remembered.clear()
             told = _told(self._bucket, self._key)
-            raise ObjectChanged(f"{told} changed while it was downloaded: {size} bytes came, it had {self._size}", key=told)
+            raise ObjectChanged(
+                f"{told} changed while it was downloaded: {size} bytes came, it had {self.expected_bytes}", key=told
+            )
 
 
-def look(bucket: str, key: str, *, max_age_seconds: float, client: Any) -> S3Object:
-    """The object's present version: one HEAD request, or none when this process asked less than ``max_age_seconds`` ago. Blocks.
-
-    Raises:
-        SharedFileError: there is no such object, or it isn't ours to read.
-    """
-    client = client or _own_client()
+def _version(client: Any, bucket: str, key: str, max_age_seconds: float) -> tuple[str, int]:
+    """The object's ETag and its size."""
     name = (client.meta.endpoint_url, bucket, key)
     at, etag, size = _remembered.get(name, (-float("inf"), "", 0))
     if time.monotonic() - at >= max_age_seconds:
@@ -83,12 +92,18 @@ def look(bucket: str, key: str, *, max_age_seconds: float, client: Any) -> S3Obj
         try:
             etag, size = _head(client, bucket, key)
         except ClientError as error:
-            raise _unavailable(bucket, key, error) from error
-        if max_age_seconds > 0:
-            if len(_remembered) >= _MAX_REMEMBERED:
-                _remembered.clear()
-            _remembered[name] = (at, etag, size)
-    return S3Object(client, bucket, key, etag=etag, size=size)
+            _raise_if_refused(bucket, key, error)
+            raise
+        if len(_remembered) >= _MAX_REMEMBERED:
+            _remembered.clear()
+        _remembered[name] = (at, etag, size)
+    return etag, size
+
+
+def _file_name(key: str) -> str:
+    last = key.rstrip("/").rpartition("/")[2]
+    usable = last not in {"", ".", ".."} and "\0" not in last and encoded_length(last) <= _MAX_NAME_BYTES
+    return last if usable else "object"
 
 
 def _own_client() -> Any:
@@ -103,9 +118,13 @@ def _head(client: Any, bucket: str, key: str) -> tuple[str, int]:
     return answer["ETag"], answer["ContentLength"]
 
 
-def _unavailable(bucket: str, key: str, error: ClientError) -> SharedFileError:
-    told = _told(bucket, key)
-    return SharedFileError(f"{told} can't be had: {error}. Check bucket, key, region and the function's role.", key=told)
+def _raise_if_refused(bucket: str, key: str, error: ClientError) -> None:
+    """What S3 refuses is the caller's to mend; what it can't do for now comes through as boto3 tells it."""
+    if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in _REFUSED:
+        told = _told(bucket, key)
+        raise SharedFileError(
+            f"{told} can't be had: {error}. Check bucket, key, region and the function's role.", key=told
+        ) from error
 
 
 def _told(bucket: str, key: str) -> str:

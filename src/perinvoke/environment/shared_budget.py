@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from perinvoke.environment.generation import generations, last_used_seconds, remove_unused
-from perinvoke.environment.kernel_lock import give_up, open_directory, try_lock
+from perinvoke.environment.kernel_lock import Look
 from perinvoke.environment.names import SHARED
 
 TYPE_CHECKING = False
@@ -27,29 +27,26 @@ def entries(root: str) -> list[str]:
         return []
 
 
-def remove_superseded(root: str, take: Callable[[str], None]) -> None:
+def remove_superseded(root: str, take: Callable[[str], bool]) -> None:
     """Remove every generation but the current ones. Doesn't block; may be called by several workers at once."""
     for generation in _superseded(root):
         remove_unused(generation, take)
 
 
-def shrink(root: str, take: Callable[[str], None], max_bytes: int) -> None:
+def shrink(root: str, take: Callable[[str], bool], max_bytes: int) -> None:
     """Remove the least recently used until all together have at most ``max_bytes``, as far as they are not in use.
 
     Doesn't block: where another worker is at it, nothing is done. Two would each remove what is enough for both.
     """
     try:
-        fd = open_directory(os.path.join(root, SHARED))
+        with Look(os.path.join(root, SHARED)) as look:
+            if look.has_lock():
+                _shrink([*_superseded(root), *_current(root)], take, max_bytes)
     except OSError:
         return  # nothing is shared yet
-    try:
-        if try_lock(fd):
-            _shrink([*_superseded(root), *_current(root)], take, max_bytes)
-    finally:
-        give_up(fd)
 
 
-def _shrink(candidates: list[Generation], take: Callable[[str], None], max_bytes: int) -> None:
+def _shrink(candidates: list[Generation], take: Callable[[str], bool], max_bytes: int) -> None:
     total = sum(generation.size for generation in candidates)
     for generation in candidates:
         if total <= max_bytes:
@@ -58,7 +55,7 @@ def _shrink(candidates: list[Generation], take: Callable[[str], None], max_bytes
             total -= generation.size
 
 
-def evictions(root: str, take: Callable[[str], None]) -> Iterator[Generation]:
+def evictions(root: str, take: Callable[[str], bool]) -> Iterator[Generation]:
     """Remove what nobody uses, superseded ones first and then the least recently used; one with each step."""
     return (generation for generation in [*_superseded(root), *_current(root)] if remove_unused(generation, take))
 

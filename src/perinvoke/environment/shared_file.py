@@ -21,16 +21,15 @@ import stat
 
 from perinvoke.environment.disk_usage import is_full
 from perinvoke.environment.file_lock import FileLock
-from perinvoke.environment.generation import Moment, generations, new_name, remove_unused, use
+from perinvoke.environment.generation import Moment, generations, new_name, remove_unused, unuse, use
 from perinvoke.environment.names import BUILDING, ENTRY_LOCK, SHARED
-from perinvoke.environment.worker_directory import check_root, not_made
 from perinvoke.errors import PerinvokeError, SharedFileError, SharedFileTooLarge
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from perinvoke.environment.file_lock import Owner
+    from perinvoke.environment.file_lock import Home, Owner
     from perinvoke.environment.generation import Generation, User
     from perinvoke.environment.space import Space
 
@@ -44,23 +43,29 @@ class Request:
         build: makes the file at the path it is given.
         tag: what the file is built from, in hexadecimal digits; another tag's file is not what is asked for.
         max_age_seconds: how long after its publication a file is good enough; None for ever.
+        expected_bytes: what the file will have at least, as far as it is known before it is built.
     """
 
-    __slots__ = ("asked", "build", "file_name", "key", "max_age_seconds", "tag")
+    __slots__ = ("asked", "build", "expected_bytes", "file_name", "key", "max_age_seconds", "tag")
 
     def __init__(
         self, key: str, file_name: str, build: Callable[[str], object], *, tag: str = "0", max_age_seconds: float | None = None
     ) -> None:
         self.key, self.file_name, self.build, self.tag, self.max_age_seconds = key, file_name, build, tag, max_age_seconds
+        self.expected_bytes = 0
         self.asked = Moment.now()
+
+    def renew(self) -> None:
+        """Find out what is asked for once more: it may have waited long for the lock. For subclasses of what changes."""
 
     def is_met_by(self, generation: Generation) -> bool:
         """Whether the generation is good enough: right and young enough, or built while this request waited."""
         if generation.tag != self.tag:
             return False
-        if self.max_age_seconds is None or generation.built.boot_ns >= self.asked.boot_ns:
+        built = generation.built
+        if self.max_age_seconds is None or (built.boot_ns >= self.asked.boot_ns and built.wall_ns >= self.asked.wall_ns):
             return True
-        return Moment.now().seconds_since(generation.built) <= self.max_age_seconds
+        return Moment.now().seconds_since(built) <= self.max_age_seconds
 
 
 class SharedFiles:
@@ -73,17 +78,18 @@ class SharedFiles:
         max_bytes: how large a single file may be; None for no limit.
     """
 
-    def __init__(self, root: str, *, take: Callable[[str], None], space: Space, max_bytes: int | None = None) -> None:
+    def __init__(self, root: str, *, take: Callable[[str], bool], space: Space, max_bytes: int | None = None) -> None:
         self._root = root
         self._take = take
         self._space = space
         self._max_bytes = max_bytes
 
-    def get(self, request: Request, owner: Callable[[], Owner], user: User) -> str:
+    def get(self, request: Request, home: Home, owner: Callable[[], Owner], user: User) -> str:
         """The file's path, valid until ``user`` ends. Blocks while it is built, here or by another worker.
 
         Args:
             request: what is asked for.
+            home: the root, as its locks lie below it.
             owner: on whose behalf the lock of who builds is taken.
             user: who uses the file.
 
@@ -95,30 +101,21 @@ class SharedFiles:
 
         What ``build`` raises comes through unchanged.
         """
+        home.check()
         entry = os.path.join(self._root, SHARED, request.key)
         found = _usable(entry, request, user)
         if found is not None:
             return found
-        with FileLock(
-            f"{entry}/{ENTRY_LOCK}", shared=False, timeout=None, owner=owner, make_directory=self._make_entry, root=self._root
-        ) as lock:
+        with FileLock(f"{entry}/{ENTRY_LOCK}", shared=False, timeout=None, owner=owner, home=home) as lock:
             if lock.count() > 1:
                 raise SharedFileError(f"the build of shared file {request.key!r} asks for that file itself", key=request.key)
+            request.renew()
             found = _usable(entry, request, user)  # who waited is served by who built
             return found if found is not None else self._built(entry, request, user)
 
-    def _make_entry(self, entry: str) -> None:
-        check_root(self._root)
-        for directory in (os.path.dirname(entry), entry):
-            try:
-                os.mkdir(directory, 0o700)
-            except FileExistsError:
-                pass
-            except OSError as error:
-                raise not_made(self._root, error) from error
-
     def _built(self, entry: str, request: Request, user: User) -> str:
         """Build and publish; the lock is held. A build that finds the disk full is repeated when room could be made for it."""
+        self._check_budget(request, request.expected_bytes)
         for dead in dead_builds(entry):
             self._take(dead)
         self._space.watch()
@@ -127,7 +124,11 @@ class SharedFiles:
         except OSError as error:
             if not is_full(error) or not self._space.make_room():
                 raise
-            path = self._tried(entry, request, user)
+            try:
+                path = self._tried(entry, request, user)
+            except OSError:
+                self._space.make_room()  # what it left is waste now
+                raise
         self._space.keep_budget()
         self._space.watch()
         return path
@@ -148,8 +149,7 @@ class SharedFiles:
                 raise told from error
             raise
 
-    def _published(self, entry: str, building: str, request: Request, user: User) -> str:
-        size = _checked_size(building, request)
+    def _check_budget(self, request: Request, size: int) -> None:
         if self._max_bytes is not None and size > self._max_bytes:
             raise SharedFileTooLarge(
                 f"shared file {request.key!r} has {size} bytes; PERINVOKE_SHARED_MAX_BYTES allows {self._max_bytes} for all "
@@ -158,12 +158,20 @@ class SharedFiles:
                 bytes=size,
                 max_bytes=self._max_bytes,
             )
+
+    def _published(self, entry: str, building: str, request: Request, user: User) -> str:
+        size = _checked_size(building, request)
+        self._check_budget(request, size)
         older = generations(entry)
         sequence = older[-1].sequence + 1 if older else 1
         generation = f"{entry}/{new_name(sequence, Moment.now(), size, request.tag)}"
         if not use(building, user, known_as=generation):
             raise SharedFileError(f"the build directory of shared file {request.key!r} was removed meanwhile", key=request.key)
-        os.rename(building, generation)
+        try:
+            os.rename(building, generation)
+        except BaseException:
+            unuse(generation, user)
+            raise
         for superseded in older:
             remove_unused(superseded, self._take)
         return f"{generation}/{request.file_name}"

@@ -17,7 +17,7 @@ import threading
 
 from perinvoke.environment.disk_usage import FULL, scratch_full
 from perinvoke.environment.kernel_lock import is_at, open_directory, try_lock
-from perinvoke.environment.names import WORKER_PREFIX
+from perinvoke.environment.names import worker_name
 from perinvoke.errors import RootError, ScratchUnavailable
 
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK})
@@ -103,7 +103,7 @@ def _made_and_locked(root: str) -> tuple[str, int]:
     directory that has another name by now: both are seen, and the next name is tried.
     """
     while True:
-        path = os.path.join(root, f"{WORKER_PREFIX}{os.getpid()}-{os.urandom(4).hex()}")
+        path = os.path.join(root, worker_name())
         os.mkdir(path, 0o700)
         fd = -1
         try:

@@ -54,6 +54,7 @@ class Invocation:
         "had_children",
         "held",
         "in_loop",
+        "met_full_disk",
         "parent",
         "pid",
         "process_state",
@@ -80,6 +81,7 @@ class Invocation:
         self.pid = os.getpid()
         self.thread_id = threading.get_ident()
         self.in_loop = False  # it runs in an event loop that its caller runs
+        self.met_full_disk = False  # room is made at its end
         self.had_children = False  # a nested invocation had child processes
         self.started_monotonic = time.monotonic()
         self.ended = False

@@ -21,12 +21,13 @@ import errno
 import functools
 import itertools
 import logging
+import math
 import os
 import stat
 import threading
 import time
 
-from perinvoke.errors import RootError
+from perinvoke.errors import PerinvokeError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Trash:
     def __init__(self, directory: Callable[[], str]) -> None:
         self._directory = directory
         self._names = itertools.count()
-        self._chores: collections.deque[Callable[[], object]] = collections.deque()
+        self._chores: list[Callable[[], object]] = []
         # Guards the collections: invocations that end in several threads, and the remover. A lock of C: no Condition,
         # whose own lock a signal handler that raises in the middle of it leaves held.
         self._lock = threading.Lock()
@@ -73,38 +74,48 @@ class Trash:
         threads = threading.active_count()
         return threads == 1 or threads - self.removing <= 1
 
-    def take(self, path: str, *, bounded: bool = True) -> None:
+    def take(self, path: str) -> None:
         """Make ``path`` disappear from its place at once, and have it removed. Raises nothing."""
         try:
             path = self._moved_up(path)
         except FileNotFoundError:
             return
-        except (OSError, RootError):
+        except (OSError, PerinvokeError):
             pass  # a mount point, a full disk, no root any more: the remover tries again and reports it
-        self._put(path, bounded=bounded)
+        self._put(path, bounded=True)
 
-    def adopt(self, path: str) -> None:
-        """``take`` what a dead worker left: however much that is, it is no backlog of ours, and nobody waits for it."""
-        self.take(path, bounded=False)
+    def adopt(self, path: str) -> bool:
+        """``take`` what isn't this worker's own: however much that is, it is no backlog, and nobody waits for it. Raises nothing.
+
+        False when it could not be moved: then it is left alone. Who holds a lock on it gives that up now, and later it may be in
+        use again.
+        """
+        try:
+            path = self._moved_up(path)
+        except (OSError, PerinvokeError):
+            return False
+        self._put(path, bounded=False)
+        return True
 
     def do_later(self, chore: Callable[[], object]) -> None:
         """Call ``chore`` in the remover's thread. Doesn't block; costs one thread start where none is running.
 
-        A chore must raise nothing.
+        A chore must raise nothing. One that waits already, because a signal handler interrupted this, is dropped for this one.
         """
         with self._lock:
-            self._chores.append(chore)
+            self._chores = [chore]
             start = not self.removing
         if start:
             self._start_removing()
 
-    def empty(self) -> None:
-        """Remove everything pending in this thread: for when the disk is full. Blocks for as long as that takes."""
-        while (path := self._next()) is not None:
+    def empty(self, max_seconds: float = math.inf) -> None:
+        """Remove everything pending, in this thread: for when the disk is full. Blocks for as long as that takes, or so long."""
+        until = time.monotonic() + max_seconds
+        while time.monotonic() < until and (path := self._next()) is not None:
             self._remove(path)
         remover = self._remover
         if remover is not None and remover.is_alive() and remover is not threading.current_thread():
-            remover.join(_LAST_REMOVAL_SECONDS)  # it is removing its last one
+            remover.join(max(0.0, min(until - time.monotonic(), _LAST_REMOVAL_SECONDS)))  # it is removing its last one
 
     def remove_with(self, home: str) -> None:
         """Remove everything, and ``home``, in which the trash directory lies. Mount points stay, and then ``home`` does."""
@@ -116,13 +127,13 @@ class Trash:
                     self._remove(os.path.join(home, name))
             os.rmdir(directory)
             os.rmdir(home)
-        except (OSError, RootError):
+        except (OSError, PerinvokeError):
             pass  # what resists is found by the next worker
 
     def wait_empty(self, timeout: float) -> bool:
         """Wait until nothing is pending or being removed; False when ``timeout`` seconds were not enough. Polls: for tests."""
         until = time.monotonic() + timeout
-        while self.removing or self._pending or self._chores:
+        while self.removing or self._pending:
             if time.monotonic() > until:
                 return False
             time.sleep(0.001)
@@ -159,7 +170,7 @@ class Trash:
                     if self._remover is threading.current_thread():
                         self._remover = None
                     return
-                chore = self._chores.popleft() if self._chores else functools.partial(self._remove, self._pending.popleft())
+                chore = self._chores.pop() if self._chores else functools.partial(self._remove, self._pending.popleft())
             chore()
 
     def _next(self) -> str | None:
@@ -178,7 +189,7 @@ class Trash:
                 self._strip(tree, subdirectories=trees)
             except FileNotFoundError:
                 pass
-            except (OSError, RootError) as error:
+            except (OSError, PerinvokeError) as error:
                 self._keep(tree, error)
 
     def _strip(self, tree: str, subdirectories: list[str]) -> None:
@@ -223,7 +234,7 @@ class Trash:
             os.rename(path, target)
         return target
 
-    def _keep(self, path: str, error: OSError | RootError) -> None:
+    def _keep(self, path: str, error: OSError | PerinvokeError) -> None:
         with self._lock:
             self._stuck.append(path)
         if path not in self._reported:

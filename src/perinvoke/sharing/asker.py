@@ -33,6 +33,10 @@ class Asker:
         self._invocation = invocation
         self.key: Hashable = (invocation, threading.get_ident(), _task())
 
+    def has_ended(self) -> bool:
+        """Whether the invocation has ended meanwhile, in another thread."""
+        return self._invocation is not None and self._invocation.ended
+
     def wait_seconds(self) -> float:
         """Until the deadline less a margin, from now; outside an invocation for ever."""
         if self._invocation is None:
@@ -67,6 +71,10 @@ class Audience:
     def __init__(self, invocation: Invocation | None) -> None:
         self._invocation = invocation
         self.key: Hashable = ("audience", invocation)
+
+    def has_ended(self) -> bool:
+        """Whether the invocation has ended meanwhile, in another thread."""
+        return self._invocation is not None and self._invocation.ended
 
     def at_end(self, give_back: Callable[[Hashable], list[str]]) -> None:
         """Have ``give_back(key)`` called when the invocation ends."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from perinvoke import worker
+from perinvoke.environment.names import encoded_length, is_text
 from perinvoke.environment.shared_file import Request
 from perinvoke.errors import SharedFileError
 from perinvoke.sharing.asker import asker, audience, settings
+from perinvoke.sharing.root import Root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,9 +77,8 @@ class SharedFile:
 
         _check_age(key, max_age_seconds)
         for attempt in range(_S3_ATTEMPTS):
-            found = s3_object.look(bucket, key, max_age_seconds=max_age_seconds, client=client)
             try:
-                return _get(Request(found.entry, found.file_name, found.download, tag=found.tag))
+                return _get(s3_object.ObjectRequest(bucket, key, max_age_seconds=max_age_seconds, client=client))
             except s3_object.ObjectChanged:
                 if attempt == _S3_ATTEMPTS - 1:
                     raise
@@ -92,25 +92,22 @@ shared_file = SharedFile()
 
 
 def _get(request: Request) -> Path:
-    return Path(worker.process.worker(settings()).shared_files.get(request, asker, audience()))
+    current = settings()
+    return Path(worker.process.worker(current).shared_files.get(request, Root(current), asker, audience()))
 
 
 def _check_key(key: str) -> None:
-    if not _is_text(key) or key in {".", ".."} or "/" in key or "\0" in key:
+    if not is_text(key) or key in {".", ".."} or "/" in key or "\0" in key:
         raise SharedFileError(
             f"a shared file's key is {key!r}; allowed is a plain name without '/', for example 'model.bin'", key=key
         )
-    length = len(os.fsencode(key))
+    length = encoded_length(key)
     if length > _MAX_KEY_BYTES:
         raise SharedFileError(f"the shared file's key {key[:40]!r}… has {length} bytes; {_MAX_KEY_BYTES} are allowed", key=key)
 
 
-def _is_text(key: object) -> bool:
-    return isinstance(key, str) and bool(key)
-
-
-def _check_age(key: str, max_age_seconds: float | None) -> None:
-    if max_age_seconds is not None and not max_age_seconds >= 0:  # also refuses nan
+def _check_age(key: str, max_age_seconds: object) -> None:
+    if max_age_seconds is not None and not (isinstance(max_age_seconds, int | float) and max_age_seconds >= 0):  # nan too
         raise SharedFileError(
             f"max_age_seconds of shared file {key!r} is {max_age_seconds!r}; allowed are seconds from 0 on, or None for no limit",
             key=key,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 from perinvoke.environment.file_lock import FileLock
-from perinvoke.environment.names import LOCKS
-from perinvoke.environment.worker_directory import check_root, not_made
+from perinvoke.environment.names import LOCKS, encoded_length, is_text
 from perinvoke.errors import LockError
 from perinvoke.sharing.asker import asker, settings
+from perinvoke.sharing.root import Root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,30 +38,17 @@ def file_lock(name: str | Path, *, shared: bool = False, timeout: float | None =
         ScratchFull: when used: the disk is full, and the lock has no file yet.
         RootError: the root can't be used or trusted.
     """
-    root = settings().root
     if isinstance(name, os.PathLike):
-        return FileLock(_beside(name), shared=shared, timeout=timeout, owner=asker, root=root)
-    path = _below(root, name)
-    return FileLock(path, shared=shared, timeout=timeout, owner=asker, make_directory=_make_locks_directory, root=root)
+        return FileLock(_beside(name), shared=shared, timeout=timeout, owner=asker)
+    home = Root(settings())
+    return FileLock(_below(home.root, name), shared=shared, timeout=timeout, owner=asker, home=home)
 
 
 def _below(root: str, name: str) -> str:
-    if not name or name in {".", ".."} or "/" in name or "\0" in name:
+    if not is_text(name) or name in {".", ".."} or "/" in name or "\0" in name:
         raise LockError(f"a lock's name is {name!r}; allowed is a plain name without '/', or a pathlib.Path of what it protects")
     _check_length(name)
     return os.path.join(root, LOCKS, name + _SUFFIX)
-
-
-def _make_locks_directory(directory: str) -> None:
-    """Not before the first lock is taken: a module that is imported must not touch the disk. And again when /tmp was swept."""
-    root = os.path.dirname(directory)
-    check_root(root)
-    try:
-        os.mkdir(directory, 0o700)
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise not_made(root, error) from error
 
 
 def _beside(path: os.PathLike[str]) -> str:
@@ -73,6 +60,6 @@ def _beside(path: os.PathLike[str]) -> str:
 
 
 def _check_length(name: str) -> None:
-    length = len(os.fsencode(name)) + len(_SUFFIX)
+    length = encoded_length(name) + len(_SUFFIX)
     if length > _MAX_NAME_BYTES:
         raise LockError(f"the lock file of {name[:40]!r}… would have a name of {length} bytes; {_MAX_NAME_BYTES} are allowed")
