@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import random
 import signal
@@ -19,8 +20,8 @@ import pytest
 
 from perinvoke import current, file_lock, isolated
 from perinvoke.environment import lock_table
-from perinvoke.errors import LockError, LockNotHeld, LockTimeout
-from processes import Process
+from perinvoke.errors import LockError, LockNotHeld, LockTimeout, NotInInvocation, RootError
+from processes import Process, wait_until
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -461,3 +462,131 @@ def test_a_lock_named_at_import_touches_no_disk_and_survives_a_swept_root(root):
     root.rename(root.with_name("swept"))
     with lock:
         assert (root / "locks" / "x.lock").is_file()
+
+
+class TestThreadsThatOutliveTheirInvocation:
+    """They carry its context; what they take after its end nobody would give back."""
+
+    def test_one_that_waits_gets_an_error_and_never_the_lock(self, caplog):
+        told: list[BaseException] = []
+
+        def section() -> None:
+            try:
+                with file_lock("x"):
+                    told.append(AssertionError("held after the end"))
+            except BaseException as error:  # whatever it is
+                told.append(error)
+
+        @isolated
+        def handler(event, context):
+            thread = threading.Thread(target=section)
+            thread.start()
+            time.sleep(0.2)
+            return thread
+
+        with holder("file_lock('x')") as other:
+            thread = handler({}, None)
+            other.popen.kill()
+            thread.join(10)
+        assert [type(error) for error in told] == [NotInInvocation]
+        assert "has ended meanwhile" in str(told[0])
+        assert filelock_is_free("x")
+
+    def test_one_that_is_given_up_on_by_an_async_handler_too(self):
+        def section() -> None:
+            with file_lock("x"):
+                time.sleep(60)
+
+        @isolated
+        async def handler(event, context):
+            try:
+                await asyncio.wait_for(asyncio.to_thread(section), 0.2)
+            except TimeoutError:
+                return "busy"
+
+        with holder("file_lock('x')") as other:
+            assert handler({}, None) == "busy"  # type: ignore[comparison-overlap]  # outside a loop it returns the result
+            other.popen.kill()
+        wait_until(lambda: filelock_is_free("x"))
+
+    def test_a_descriptor_that_another_thread_has_just_opened_is_not_closed_under_it(self, monkeypatch, tmp_path):
+        """By the time that thread locks it, the number would be another file's, which it would lock and take for the lock."""
+        opened, go_on = threading.Event(), threading.Event()
+        real = fcntl.flock
+        locked: list[str] = []
+
+        def flock(fd: int, operation: int) -> None:
+            if threading.current_thread().name == "late":
+                opened.set()
+                assert go_on.wait(10)
+                locked.append(os.readlink(f"/proc/self/fd/{fd}"))
+            real(fd, operation)
+
+        def section() -> None:
+            with pytest.raises(NotInInvocation):
+                file_lock("x").acquire()
+
+        @isolated
+        def handler(event, context):
+            thread = threading.Thread(target=section, name="late")
+            thread.start()
+            assert opened.wait(10)
+            return thread
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+        thread = handler({}, None)
+        with (tmp_path / "somebody else's").open("w"):
+            go_on.set()
+            thread.join(10)
+        assert {Path(path).name for path in locked} == {"x.lock"}
+        assert filelock_is_free("x")
+
+
+def test_a_fork_waits_for_what_is_just_being_opened_so_that_the_child_shares_no_lock(root):
+    """Else the child, which outlives us, would keep the lock of a holder that was killed."""
+    script = """
+import os, sys, threading, time
+from perinvoke import file_lock
+from perinvoke.environment import lock_table
+
+def take():
+    for _ in range(2000):
+        with file_lock("x"):
+            pass
+
+thread = threading.Thread(target=take)
+thread.start()
+children = []
+while thread.is_alive() and len(children) < 100:
+    pid = os.fork()
+    if pid == 0:
+        paths = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+        os._exit(any(os.readlink(path).endswith("x.lock") for path in paths if os.path.lexists(path)))
+    children.append(pid)
+thread.join()
+print(sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children), len(children))
+"""
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 0, run.stderr
+    shared, children = map(int, run.stdout.split())
+    assert (shared, children > 5) == (0, True)
+
+
+@pytest.mark.parametrize("name", [b"x", 5, None, "\ud800"])
+def test_what_is_no_text_is_refused(name):
+    with pytest.raises(LockError, match="name|bytes"):
+        file_lock(name)
+
+
+@pytest.mark.parametrize("timeout", ["1", b"1", [1]])
+def test_a_timeout_that_is_no_number_is_refused(timeout):
+    with pytest.raises(LockError, match="timeout"):
+        file_lock("x", timeout=timeout)
+
+
+def test_a_root_that_is_not_ours_alone_is_refused_although_it_is_there(root):
+    (root / "locks").mkdir(parents=True)
+    root.chmod(0o777)
+    with pytest.raises(RootError, match="others may write to it"):
+        file_lock("x").acquire()

@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from perinvoke.local import LocalConfig, LocalEnvironment, Outcome
 from perinvoke.local.outcome import Status
 from processes import alive, wait_until
@@ -170,6 +172,7 @@ def files_below(root: Path) -> dict[str, int]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_three_hundred_killed_workers_cost_their_own_invocations_and_nothing_else(root, tmp_path):
     counters = tmp_path / "counters"
     counters.mkdir()
@@ -188,7 +191,7 @@ def test_three_hundred_killed_workers_cost_their_own_invocations_and_nothing_els
             kept = {pid: {str(path) for path in root.glob(f"worker-{pid}-*")} for pid in local.worker_pids}
             assert kept == {pid: storm.homes[pid] for pid in local.worker_pids}
 
-    asyncio.run(asyncio.wait_for(scenario(), 110))
+    asyncio.run(asyncio.wait_for(scenario(), 220))
 
 
 def assert_only_the_killed_were_lost(storm: Storm) -> None:
