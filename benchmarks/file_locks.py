@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     Lock = AbstractContextManager[object]
     MakeLock = Callable[[], Lock]
+    Figure = Callable[[list[float]], float]
 
 _HOLD_SECONDS = 0.002
 _RAW, _OURS = "blocking flock", "perinvoke"
@@ -106,31 +107,49 @@ def _uncontended_rows(locks: dict[str, MakeLock], *, rounds: int) -> list[Row]:
 
 def _contended_rows(locks: dict[str, MakeLock], processes: int, *, rounds: int, seconds: float) -> list[Row]:
     waits: dict[str, list[list[float]]] = {name: [] for name in locks}
-    spreads: dict[str, list[float]] = {name: [] for name in locks}
+    counts: dict[str, list[list[float]]] = {name: [] for name in locks}
     for number in range(rounds):
         for name in list(locks) if number % 2 else reversed(locks):
             turns = _contend(locks[name], processes, seconds)
             waits[name].append([wait for of_one in turns for wait in of_one])
-            spreads[name].append(max(map(len, turns)) / max(1, min(map(len, turns))))
-    p99 = {
-        name: Measured(rounds=tuple(percentile(waited, 0.99) for waited in of_rounds), calls=tuple(map(max, of_rounds)))
-        for name, of_rounds in waits.items()
+            counts[name].append([float(len(of_one)) for of_one in turns])
+    figures = {
+        "p50 wait": (Unit.MILLISECONDS, None, _summed_up(waits, _percentile(0.5), _percentile(0.95))),
+        "p99 wait (in place of p95: the longest)": (Unit.MILLISECONDS, Target(2.0), _summed_up(waits, _percentile(0.99), max)),
+        "most ÷ fewest turns": (Unit.TIMES, Target(1.5, Unit.TIMES), _summed_up(counts, _spread, _spread)),
+        "turns of the unluckiest process (in place of p95: of the luckiest)": (Unit.COUNT, None, _summed_up(counts, min, max)),
     }
-    spread = {name: Measured(rounds=tuple(values), calls=tuple(values)) for name, values in spreads.items()}
     told = f"{processes} processes"
     held = processes == 8  # the design's targets are for eight
-    rows = []
-    for name in locks:
-        if name != _RAW:
-            what = f"file lock, {told}, p99 wait (in place of p95: the longest): {name}"
-            limit = Target(2.0) if held and name == _OURS else None
-            rows.append(Row(what, Unit.MILLISECONDS, p99[name], f"{_RAW}, {told}", p99[_RAW], limit))
-    for name in locks:
-        if name != _RAW:
-            what = f"file lock, {told}, most ÷ fewest turns: {name}"
-            limit = Target(1.5, Unit.TIMES) if held and name == _OURS else None
-            rows.append(Row(what, Unit.TIMES, spread[name], f"{_RAW}, {told}", spread[_RAW], limit))
-    return rows
+    return [
+        Row(
+            f"file lock, {told}, {what}: {name}",
+            unit,
+            measured[name],
+            f"{_RAW}, {told}",
+            measured[_RAW],
+            target if held and name == _OURS else None,
+        )
+        for what, (unit, target, measured) in figures.items()
+        for name in locks
+        if name != _RAW
+    ]
+
+
+def _summed_up(found: dict[str, list[list[float]]], typical: Figure, extreme: Figure) -> dict[str, Measured]:
+    """Two figures of each round, by contender."""
+    return {
+        name: Measured(rounds=tuple(map(typical, of_rounds)), calls=tuple(map(extreme, of_rounds)))
+        for name, of_rounds in found.items()
+    }
+
+
+def _percentile(share: float) -> Figure:
+    return functools.partial(percentile, share=share)
+
+
+def _spread(turns: list[float]) -> float:
+    return max(turns) / max(1.0, min(turns))
 
 
 def _contend(make: MakeLock, processes: int, seconds: float) -> list[list[float]]:

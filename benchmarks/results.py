@@ -31,6 +31,7 @@ class Unit(Enum):
     MILLISECONDS = ("ms", 1e3, 1)
     PER_SECOND = ("/s", 1.0, 0)
     TIMES = ("times", 1.0, 2)
+    COUNT = ("turns", 1.0, 0)
 
     def show(self, value: float) -> str:
         """A figure with its unit."""

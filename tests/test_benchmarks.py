@@ -20,7 +20,9 @@ ROWS = {
     "`import perinvoke`": 1,
     "throughput of 8 workers": 3,
     "file lock, no contention": 4,
+    "file lock, 2 processes, p50 wait": 4,
     "file lock, 2 processes, p99 wait": 4,
+    "file lock, 2 processes, turns of the unluckiest process": 4,
     "file lock, 2 processes, most ÷ fewest turns": 4,
 }
 
