@@ -6,6 +6,7 @@ Generations in use are never removed (see ``generation``), so the budget may be 
 from __future__ import annotations
 
 import os
+import time
 
 from perinvoke.environment.generation import generations, last_used_seconds, remove_unused
 from perinvoke.environment.kernel_lock import Look
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from perinvoke.environment.generation import Generation
+
+_AGAIN_SECONDS = 0.001
 
 
 def entries(root: str) -> list[str]:
@@ -33,15 +36,20 @@ def remove_superseded(root: str, take: Callable[[str], bool]) -> None:
         remove_unused(generation, take)
 
 
-def shrink(root: str, take: Callable[[str], bool], max_bytes: int) -> None:
+def shrink(root: str, take: Callable[[str], bool], max_bytes: int, *, max_wait_seconds: float = 0.0) -> None:
     """Remove the least recently used until all together have at most ``max_bytes``, as far as they are not in use.
 
-    Doesn't block: where another worker is at it, nothing is done. Two would each remove what is enough for both.
+    One at a time, because two would each remove what is enough for both: where another worker is at it, waits at most so long for
+    its end, and then leaves it to that one.
     """
+    until = time.monotonic() + max_wait_seconds
     try:
         with Look(os.path.join(root, SHARED)) as look:
-            if look.has_lock():
-                _shrink([*_superseded(root), *_current(root)], take, max_bytes)
+            while not look.has_lock():
+                if time.monotonic() > until:
+                    return
+                time.sleep(_AGAIN_SECONDS)
+            _shrink([*_superseded(root), *_current(root)], take, max_bytes)
     except OSError:
         return  # nothing is shared yet
 

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from perinvoke.environment.generation import Generation, User
     from perinvoke.environment.space import Space
 
+# How long who has just published waits for another worker that keeps the budget; that takes a few milliseconds.
+_MAX_BUDGET_SECONDS = 1.0
+
 
 class Request:
     """What is asked for; lives as long as one call.
@@ -129,7 +132,7 @@ class SharedFiles:
             except OSError:
                 self._space.make_room()  # what it left is waste now
                 raise
-        self._space.keep_budget()
+        self._space.keep_budget(max_wait_seconds=_MAX_BUDGET_SECONDS)
         self._space.watch()
         return path
 

@@ -91,11 +91,14 @@ class Space:
         reclaim(self._root, self._take)
         self.keep_budget()
 
-    def keep_budget(self) -> None:
-        """Remove superseded shared files, and the least recently used of more than the budget. Raises nothing."""
+    def keep_budget(self, *, max_wait_seconds: float = 0.0) -> None:
+        """Remove superseded shared files, and the least recently used of more than the budget. Raises nothing.
+
+        Where another worker is at it, waits at most so long for it to end.
+        """
         remove_superseded(self._root, self._take)
         if self._shared_max_bytes is not None:
-            shrink(self._root, self._take, self._shared_max_bytes)
+            shrink(self._root, self._take, self._shared_max_bytes, max_wait_seconds=max_wait_seconds)
 
     def full(self, what: str) -> ScratchFull:
         """The error for ``what``, with the figures."""
