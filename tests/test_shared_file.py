@@ -37,7 +37,20 @@ def never(path: Path) -> None:
 
 
 def generations(root: Path, key: str = "k") -> list[Path]:
-    return sorted(path for path in (root / "shared" / key).iterdir() if path.name != "lock")
+    entry = root / "shared" / key
+    try:
+        return sorted(path for path in entry.iterdir() if path.name != "lock")
+    except FileNotFoundError:
+        return []  # an entry without any is removed by who looks after the dead
+
+
+def published(root: Path) -> list[Path]:
+    """Files below shared, but for locks. Not by glob, which fails on 3.11 when a directory is removed under it."""
+    return [Path(folder, name) for folder, _, names in os.walk(root / "shared") for name in names if name != "lock"]
+
+
+def keys(root: Path) -> list[str]:
+    return sorted(path.name for path in published(root))
 
 
 def context(seconds: float) -> Any:
@@ -266,7 +279,7 @@ class TestAge:
         thread.join()
         assert seen == ["one"]
         ask(writes("three"), max_age_seconds=0)
-        assert [path.read_text() for path in root.glob("shared/k/*/k")] == ["three"]
+        assert [path.read_text() for path in published(root)] == ["three"]
 
     def test_those_who_waited_for_a_build_take_it_however_old_they_want_it(self):
         builds: list[int] = []
@@ -301,9 +314,9 @@ class TestBudget:
             os.utime(generation, (1000 + ord(key), 1000 + ord(key)))
         ask(never, "a")
         ask(writes("x" * 30), "d")
-        assert [key for key in "abcd" if list(root.glob(f"shared/{key}/*/{key}"))] == ["a", "c", "d"]
+        assert keys(root) == ["a", "c", "d"]
         ask(writes("x" * 100), "e")
-        assert [key for key in "abcde" if list(root.glob(f"shared/{key}/*/{key}"))] == ["e"]
+        assert keys(root) == ["e"]
 
     def test_one_in_use_never_goes(self):
         @isolated
@@ -321,7 +334,7 @@ class TestBudget:
 
         handler({}, None)
         ask(writes("x"), "d")
-        assert sum(path.stat().st_size for path in root.glob("shared/*/*/*")) <= 100
+        assert sum(path.stat().st_size for path in published(root)) <= 100
 
     def test_another_path_for_another_content_also_after_an_eviction(self):
         first, _ = ask(writes("x" * 60))

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
@@ -17,6 +17,9 @@ from moto import mock_aws
 from perinvoke import shared_file
 from perinvoke.environment import s3_object
 from perinvoke.errors import MissingExtra, SharedFileError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -41,6 +44,10 @@ def s3(monkeypatch):
         client = boto3.client("s3")
         client.create_bucket(Bucket="bucket")
         yield Counted(client)
+
+
+def published(root: Path) -> list[str]:
+    return [name for _, _, names in os.walk(root / "shared") for name in names if name != "lock"]
 
 
 def put(s3: Counted, text: str, key: str = "models/m.bin") -> None:
@@ -116,7 +123,7 @@ def test_an_object_that_changes_during_the_download_is_downloaded_again(s3, root
 
     s3.client.meta.events.register("after-call.s3.GetObject", change)
     assert shared_file.s3("bucket", "models/m.bin", client=s3.client).read_text() == "still another"
-    assert len([path for path in root.glob("shared/*/*") if path.name != "lock"]) == 1
+    assert len(published(root)) == 1
 
 
 def test_one_that_never_stops_changing_is_an_error_and_leaves_nothing(s3, root):
@@ -127,7 +134,7 @@ def test_one_that_never_stops_changing_is_an_error_and_leaves_nothing(s3, root):
     )
     with pytest.raises(SharedFileError, match="changed while it was downloaded"):
         shared_file.s3("bucket", "models/m.bin", client=s3.client)
-    assert [path for path in root.glob("shared/*/*") if path.name != "lock"] == []
+    assert published(root) == []
 
 
 class BreaksOff(BaseHTTPRequestHandler):
@@ -170,7 +177,7 @@ def test_a_download_that_ends_early_is_never_published(root):
         server.server_close()
         client.close()
     assert BreaksOff.sent > 0
-    assert [path for path in root.glob("shared/*/*") if path.name != "lock"] == []
+    assert published(root) == []
 
 
 def test_without_boto3_the_extra_is_named():

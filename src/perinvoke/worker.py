@@ -14,7 +14,6 @@ import time
 
 from perinvoke.environment.disk_usage import comes_of_full, is_full, may_be_full
 from perinvoke.environment.names import TRASH
-from perinvoke.environment.shared_file import SharedFiles
 from perinvoke.environment.space import LOOK_SECONDS, Space
 from perinvoke.environment.worker_directory import WorkerDirectory, not_made
 from perinvoke.errors import PerinvokeError, ScratchFull
@@ -30,6 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from perinvoke.environment.shared_file import SharedFiles
     from perinvoke.invocation.event_loop import EventLoops
     from perinvoke.settings import Settings
 
@@ -52,11 +52,16 @@ class Worker:
             remove_taken=self.trash.empty,
         )
         self.shelf = Shelf(self._home, self.trash, self.space)
-        self.shared_files = SharedFiles(
-            settings.root, take=self.trash.adopt, space=self.space, max_bytes=settings.shared_max_bytes
-        )
+        self._settings = settings
         self._path: str | None = None
         self._look_at_monotonic = 0.0
+
+    def shared_files(self) -> SharedFiles:
+        """The files that all workers share below the root."""
+        from perinvoke.environment.shared_file import SharedFiles  # noqa: PLC0415  # cold start: only who shares files pays for it
+
+        max_bytes = self._settings.shared_max_bytes
+        return SharedFiles(self.directory.root, take=self.trash.adopt, space=self.space, max_bytes=max_bytes)
 
     def _home(self) -> str:
         """The worker's directory."""

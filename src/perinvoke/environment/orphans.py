@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 import re
 
-from perinvoke.environment import shared_budget
 from perinvoke.environment.kernel_lock import LOCK_FILE, Look
 from perinvoke.environment.lock_sweep import sweep
 from perinvoke.environment.names import BUILDING, ENTRY_LOCK, LOCKS, TRASH, WORKER_PREFIX, made_at_ns
-from perinvoke.environment.shared_file import dead_builds
+from perinvoke.environment.shared_budget import dead_builds, entries
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,13 +31,13 @@ def reclaim(root: str, take: Callable[[str], bool]) -> int:
     a worker has died, all processes are looked through. Doesn't block; raises nothing: what can't be looked at is alive.
     """
     try:
-        with os.scandir(root) as entries:
-            workers = [entry.path for entry in entries if entry.name.startswith(WORKER_PREFIX)]
+        with os.scandir(root) as found:
+            workers = [entry.path for entry in found if entry.name.startswith(WORKER_PREFIX)]
     except OSError:
         return 0
     reclaimed = _reclaimed_workers(root, workers, take)
     sweep(os.path.join(root, LOCKS))
-    return reclaimed + sum(_reclaimed_builds(entry, take) for entry in shared_budget.entries(root))
+    return reclaimed + sum(_reclaimed_builds(entry, take) for entry in entries(root))
 
 
 def waste(root: str) -> list[str]:

@@ -10,7 +10,7 @@ import time
 
 from perinvoke.environment.generation import generations, last_used_seconds, remove_unused
 from perinvoke.environment.kernel_lock import Look
-from perinvoke.environment.names import SHARED
+from perinvoke.environment.names import BUILDING, SHARED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,14 @@ def entries(root: str) -> list[str]:
         with os.scandir(os.path.join(root, SHARED)) as found:
             return [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
     except OSError:
+        return []
+
+
+def dead_builds(entry: str) -> list[str]:
+    """Directories of builds that never finished. Only who holds the entry's lock may ask: then no build is alive."""
+    try:
+        return [f"{entry}/{name}" for name in os.listdir(entry) if name.startswith(BUILDING)]
+    except FileNotFoundError:
         return []
 
 

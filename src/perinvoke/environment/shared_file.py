@@ -23,6 +23,7 @@ from perinvoke.environment.disk_usage import is_full
 from perinvoke.environment.file_lock import FileLock
 from perinvoke.environment.generation import Moment, generations, new_name, remove_unused, unuse, use
 from perinvoke.environment.names import BUILDING, ENTRY_LOCK, SHARED
+from perinvoke.environment.shared_budget import dead_builds
 from perinvoke.errors import PerinvokeError, SharedFileError, SharedFileTooLarge
 
 TYPE_CHECKING = False
@@ -178,14 +179,6 @@ class SharedFiles:
         for superseded in older:
             remove_unused(superseded, self._take)
         return f"{generation}/{request.file_name}"
-
-
-def dead_builds(entry: str) -> list[str]:
-    """Directories of builds that never finished. Only who holds the entry's lock may ask: then no build is alive."""
-    try:
-        return [f"{entry}/{name}" for name in os.listdir(entry) if name.startswith(BUILDING)]
-    except FileNotFoundError:
-        return []
 
 
 def _usable(entry: str, request: Request, user: User) -> str | None:

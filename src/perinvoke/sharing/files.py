@@ -93,7 +93,7 @@ shared_file = SharedFile()
 
 def _get(request: Request) -> Path:
     current = settings()
-    return Path(worker.process.worker(current).shared_files.get(request, Root(current), asker, audience()))
+    return Path(worker.process.worker(current).shared_files().get(request, Root(current), asker, audience()))
 
 
 def _check_key(key: str) -> None:
