@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,14 @@ from perinvoke.settings import read_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    """No test begins while a worker of the last one still removes files in a thread: some count threads and descriptors."""
+    for thread in threading.enumerate():
+        if thread.name == "perinvoke-trash":
+            thread.join(30)
 
 
 @pytest.fixture
