@@ -15,6 +15,7 @@ import sys
 
 from perinvoke import worker
 from perinvoke.errors import FixConfiguration, HandlerError, HandlerExited
+from perinvoke.full_disk import raise_if_disk_is_full
 from perinvoke.invocation import carry
 from perinvoke.settings import read_settings, warn_of_unknown
 
@@ -105,7 +106,7 @@ def _invoked(settings: Settings, context: object, handler: Callable[..., Any], a
                 result = _run(invocation, result)
             return result  # noqa: TRY300  # an else would be one more line in every traceback of a handler
         except Exception as error:
-            worker.raise_if_disk_is_full(invocation, error)
+            raise_if_disk_is_full(invocation, error, worker.space_of(invocation))
             raise
         finally:
             try:  # here and not in a function of its own, at whose entry a signal handler could raise before its try
@@ -138,7 +139,7 @@ async def _invoked_in_loop(settings: Settings, context: object, call: Callable[[
             worker.enter(invocation, settings)
             return await cleaned_up(invocation, call())
         except Exception as error:
-            worker.raise_if_disk_is_full(invocation, error)
+            raise_if_disk_is_full(invocation, error, worker.space_of(invocation))
             raise
         finally:
             try:

@@ -12,11 +12,10 @@ import os
 import threading
 import time
 
-from perinvoke.environment.disk_usage import comes_of_full, is_full, may_be_full
 from perinvoke.environment.names import TRASH
 from perinvoke.environment.space import LOOK_SECONDS, Space
 from perinvoke.environment.worker_directory import WorkerDirectory, not_made
-from perinvoke.errors import PerinvokeError, ScratchFull
+from perinvoke.errors import PerinvokeError
 from perinvoke.invocation.context import Invocation, entered, running
 from perinvoke.invocation.leftovers import ChildWatch, has_children, named_if_running, threads_left_running
 from perinvoke.invocation.occupancy import Occupancy
@@ -171,47 +170,9 @@ def enter(invocation: Invocation, settings: Settings) -> None:
     entered.set(invocation)
 
 
-def raise_if_disk_is_full(invocation: Invocation, error: Exception) -> None:
-    """Raise ScratchFull in place of the system's own "no space left", if it was met on the root's file system.
-
-    Before the invocation's own files are gone, so that the figures tell of them too. Room is made when they are.
-    """
-    if isinstance(error, ScratchFull):
-        invocation.met_full_disk = True
-        return
-    if isinstance(error, PerinvokeError) or not (comes_of_full(error) or may_be_full(error)):
-        return
-    space = process.worker(invocation.settings).space
-    if not _is_of_root(error, invocation, space):
-        return
-    invocation.met_full_disk = True
-    if is_full(error) or may_be_full(error):
-        raise space.full(f"invocation {invocation.request_id} met {type(error).__name__}") from error
-
-
-def _is_of_root(error: Exception, invocation: Invocation, space: Space) -> bool:
-    """Whether a full disk was met on the root's file system.
-
-    An error that names files tells by them; copying names two. One that doesn't could be of any file system, or of no disk at
-    all: it counts if the root's is short now, or if the invocation has used its scratch directory: others may have made room
-    since.
-    """
-    told = (getattr(error, "filename", None), getattr(error, "filename2", None))
-    names = [name for name in told if isinstance(name, str | bytes)]
-    if names and not may_be_full(error):
-        root = _device(invocation.settings.root)
-        return any(_device(name) == root for name in names)
-    return space.is_short() or (is_full(error) and invocation.scratch_directory.handed_out)
-
-
-def _device(path: str | bytes) -> int | None:
-    """The file system that ``path`` lies on or lay on; None when it can't be told."""
-    while path:
-        try:
-            return os.stat(path).st_dev
-        except OSError:  # a temporary directory is gone with what was in it
-            path = os.path.dirname(path) if path != os.path.dirname(path) else path[:0]
-    return None
+def space_of(invocation: Invocation) -> Space:
+    """The disk that the invocation's files lie on."""
+    return process.worker(invocation.settings).space
 
 
 class _Ending:

@@ -100,6 +100,13 @@ class Space:
         if self._shared_max_bytes is not None:
             shrink(self._root, self._take, self._shared_max_bytes, max_wait_seconds=max_wait_seconds)
 
+    def is_short(self) -> bool:
+        """Whether less than the minimum is free. Costs one system call."""
+        if self._min_free_bytes == 0:
+            return False
+        free = self._free()
+        return free.bytes < self._min_free_bytes or free.files < _MIN_FREE_FILES
+
     def full(self, what: str) -> ScratchFull:
         """The error for ``what``, with the figures."""
         return scratch_full(self._root, what)
@@ -120,13 +127,6 @@ class Space:
             self._take(thrown_away)
         reclaim(self._root, self._take)
         self._remove_taken(max_seconds)
-
-    def is_short(self) -> bool:
-        """Whether less than the minimum is free. Costs one system call."""
-        if self._min_free_bytes == 0:
-            return False
-        free = self._free()
-        return free.bytes < self._min_free_bytes or free.files < _MIN_FREE_FILES
 
     def _free(self) -> Free:
         try:
