@@ -24,6 +24,7 @@ ALLOWED = {
     "full_disk": {"invocation", "environment"},
     "handler": {"worker", "full_disk", "invocation", "environment", "settings", "clock"},
     "local": set(),
+    "runtime": {"environment", "settings"},
     "demo": {"local", "__init__"},
     "cli": {"local", "demo", "__init__"},
     "__main__": {"cli"},

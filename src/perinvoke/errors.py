@@ -124,6 +124,10 @@ class SharedFileTooLarge(SharedFileError):
     max_bytes: int
 
 
+class WorkerDied(InvocationFailed):
+    """The worker's process ended while it ran this invocation. Never raised: the runtime's parent answers the caller with it."""
+
+
 class HandlerExited(InvocationFailed):
     """The handler raised ``SystemExit``, ``KeyboardInterrupt`` or another ``BaseException``.
 
@@ -132,6 +136,10 @@ class HandlerExited(InvocationFailed):
     """
 
     exception: str
+
+
+class PreloadRefused(FixConfiguration):
+    """A module can't be imported before the fork: it isn't there, fails, or leaves what doesn't survive a fork."""
 
 
 class LocalError(FixConfiguration):

@@ -1,4 +1,6 @@
-"""The only reader of ``os.environ``: ``PERINVOKE_*`` and what the platform says, as one frozen ``Settings``.
+"""Reads ``os.environ`` for a handler: ``PERINVOKE_*`` and what the platform says, as one frozen ``Settings``.
+
+The exec wrapper reads what it goes by in ``runtime.config``; nothing else reads ``PERINVOKE_*``.
 
 A plain class with slots, not a dataclass: importing ``dataclasses`` costs every worker 10 to 30 ms at init.
 """
@@ -18,8 +20,10 @@ KNOWN = frozenset(
     {
         "PERINVOKE_HANDLER",
         "PERINVOKE_MIN_FREE_BYTES",
+        "PERINVOKE_PRELOAD",
         "PERINVOKE_ROOT",
         "PERINVOKE_SHARED_MAX_BYTES",
+        "PERINVOKE_STOP_MS",
         "PERINVOKE_TIMEOUT_MARGIN_MS",
     }
 )
@@ -94,9 +98,9 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         root=_root(environ),
         handler=environ.get("PERINVOKE_HANDLER"),
         shared_process=environ.get("AWS_LAMBDA_CONCURRENCY_MODE", "").lower() in _SHARED_PROCESS_MODES,
-        timeout_margin_seconds=_number(environ, "PERINVOKE_TIMEOUT_MARGIN_MS", "milliseconds", _DEFAULT_MARGIN_MS) / 1000,
-        shared_max_bytes=_number(environ, "PERINVOKE_SHARED_MAX_BYTES", "bytes", 0, least=1) or None,
-        min_free_bytes=_number(environ, "PERINVOKE_MIN_FREE_BYTES", "bytes", _DEFAULT_MIN_FREE_BYTES),
+        timeout_margin_seconds=whole_number(environ, "PERINVOKE_TIMEOUT_MARGIN_MS", "milliseconds", _DEFAULT_MARGIN_MS) / 1000,
+        shared_max_bytes=whole_number(environ, "PERINVOKE_SHARED_MAX_BYTES", "bytes", 0, least=1) or None,
+        min_free_bytes=whole_number(environ, "PERINVOKE_MIN_FREE_BYTES", "bytes", _DEFAULT_MIN_FREE_BYTES),
     )
 
 
@@ -108,12 +112,17 @@ def warn_of_unknown(environ: Mapping[str, str] | None = None) -> None:
         logger.warning("perinvoke does not know %s; it knows %s", ", ".join(unknown), ", ".join(sorted(KNOWN)))
 
 
-def _number(environ: Mapping[str, str], name: str, unit: str, default: int, *, least: int = 0) -> int:
+def whole_number(environ: Mapping[str, str], name: str, unit: str, default: int, *, least: int = 0) -> int:
+    """The value of a variable that holds a whole number from ``least`` on, or ``default``.
+
+    Raises:
+        SettingError: it holds something else.
+    """
     value = environ.get(name)
     if value is None:
         return default
     if not value.isascii() or not value.isdigit() or len(value) > _MAX_DIGITS or int(value) < least:
-        raise _not_allowed(name, value, f"a whole number of {unit} from {least} on")
+        raise not_allowed(name, value, f"a whole number of {unit} from {least} on")
     return int(value)
 
 
@@ -123,7 +132,7 @@ def _root(environ: Mapping[str, str]) -> str:
         # Named after the user, because /tmp is shared by users too: the first one's folder must not lock out the second.
         return os.path.join(_system_temp_directory(environ), f"perinvoke-{os.geteuid()}")
     if not os.path.isabs(root) or "\0" in root:
-        raise _not_allowed("PERINVOKE_ROOT", root, "an absolute path such as /tmp/perinvoke")
+        raise not_allowed("PERINVOKE_ROOT", root, "an absolute path such as /tmp/perinvoke")
     return os.path.normpath(root)
 
 
@@ -136,7 +145,8 @@ def _system_temp_directory(environ: Mapping[str, str]) -> str:
     return "/tmp"  # noqa: S108  # where Lambda's only writable folder is
 
 
-def _not_allowed(setting: str, value: str, allowed: str) -> SettingError:
+def not_allowed(setting: str, value: str, allowed: str) -> SettingError:
+    """The error for a value that isn't allowed."""
     return SettingError(
         f"{setting} is {value!r}; allowed is {allowed}. Set it to that, or remove it for the default.",
         setting=setting,

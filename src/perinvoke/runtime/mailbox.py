@@ -1,0 +1,181 @@
+"""The worker's side of asking for invocations: over a connection that its parent holds as well, so that nothing is lost with it.
+
+The platform hands an invocation out by writing to a worker's connection. If the worker is killed before it has read that, nobody
+else knows of the invocation, and its caller waits for the whole time-out. So the parent keeps a duplicate of the connection, and
+the worker takes an invocation out of it in this order: look (``MSG_PEEK``), note in the record whose it is, read. Whenever the
+worker dies, the invocation is in one of three places: in the connection, where the worker's replacement finds it; in the record,
+by which the parent answers; or answered.
+
+Only asking is done here. Answers go through the runtime's own client.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import select
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+from perinvoke.runtime.worker_record import Stage
+
+if TYPE_CHECKING:
+    from perinvoke.runtime.worker_record import WorkerRecord
+
+_PATH = "/2018-06-01/runtime/invocation/next"
+# What a worker tells its parent over the control socket.
+CONNECTED = b"C"  # it asks for its invocations over the connection that comes with this
+POLLS = b"P"  # it asks over its predecessor's
+REPLACES = b"R"  # from now on its record may say when to replace it
+_MAX_HEAD_BYTES = 128 * 1024  # Lambda's own limits add up to less than 10 kB
+_HEAD_END = b"\r\n\r\n"
+_REST_SECONDS = 0.001  # between looks at a head that hasn't come in whole: a rare thing, and arbitrary
+
+
+class Mailbox:
+    """Asks for invocations; lives as long as its worker. For one thread at a time.
+
+    Args:
+        address: of the runtime API, ``host:port``.
+        record: shared with the parent.
+        control: a socket to the parent.
+        connection: the predecessor's, on which a request is waiting for its answer; or None.
+        user_agent: as the runtime's own client names itself.
+    """
+
+    def __init__(
+        self, address: str, record: WorkerRecord, control: socket.socket, connection: socket.socket | None, user_agent: str
+    ) -> None:
+        self._address = address
+        self._record = record
+        self._control = control
+        self._connection = connection
+        self._request = f"GET {_PATH} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: {user_agent}\r\n\r\n".encode()
+        self._is_asked = self._is_inherited = connection is not None
+        self._left, self._leave = os.pipe()
+        os.set_blocking(self._leave, False)
+        self._is_leaving = False
+
+    def leave(self) -> None:
+        """Have ``next`` end the worker instead of waiting for another invocation. For signal handlers: never blocks."""
+        self._is_leaving = True
+        os.write(self._leave, b".")
+
+    def next(self) -> tuple[bytes, dict[str, str]]:
+        """The next invocation's event and headers; blocks until there is one.
+
+        Raises:
+            SystemExit: the worker is to end; what the connection holds or will hold is left to its replacement.
+            RuntimeError: the runtime API answered with an error, or closed the connection. The same call may succeed later.
+        """
+        if self._is_leaving:
+            raise SystemExit(0)
+        try:
+            connection = self._asked()
+            head = self._wait_head(connection)
+            request_id, invocation_id = ids_of(head)
+            if request_id:
+                self._record.serve(request_id, invocation_id)
+            return self._read(connection)
+        except (OSError, http.client.HTTPException) as error:
+            self._hang_up()
+            raise RuntimeError(f"Failed to get next: {error}") from error
+
+    def answered(self) -> None:
+        """The invocation has been answered: nobody has to do that for this worker any more."""
+        self._record.stage = Stage.ANSWERED
+
+    def _asked(self) -> socket.socket:
+        """A connection with one request waiting on it."""
+        connection = self._connection
+        if connection is None:
+            connection = self._connection = self._connect()
+        elif self._is_inherited:
+            self._is_inherited = False
+            self._control.send(POLLS)
+        if not self._is_asked:
+            self._record.stage = Stage.ASKING
+            connection.sendall(self._request)
+        self._is_asked = True
+        self._record.stage = Stage.POLLING
+        return connection
+
+    def _connect(self) -> socket.socket:
+        host, _, port = self._address.rpartition(":")
+        connection = socket.create_connection((host.strip("[]"), int(port)))
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        socket.send_fds(self._control, [CONNECTED], [connection.fileno()])  # before anything can be handed out over it
+        return connection
+
+    def _wait_head(self, connection: socket.socket) -> bytes:
+        """The head of the answer, left in the connection."""
+        waiting = select.poll()
+        waiting.register(connection, select.POLLIN)
+        waiting.register(self._left, select.POLLIN)
+        while True:
+            ready = [fd for fd, _ in waiting.poll()]
+            if connection.fileno() in ready:
+                head = connection.recv(_MAX_HEAD_BYTES, socket.MSG_PEEK)
+                if _HEAD_END in head:
+                    return head.partition(_HEAD_END)[0]
+                if not head or len(head) == _MAX_HEAD_BYTES:
+                    raise ConnectionError("the runtime API closed the connection" if not head else "the answer's head has no end")
+                time.sleep(_REST_SECONDS)
+            elif self._left in ready:
+                raise SystemExit(0)
+
+    def _read(self, connection: socket.socket) -> tuple[bytes, dict[str, str]]:
+        response = http.client.HTTPResponse(connection, method="GET")
+        response.begin()
+        body = response.read()
+        self._is_asked = False
+        if response.will_close:
+            self._hang_up()
+        if response.status != http.HTTPStatus.OK:
+            raise RuntimeError(f"Failed to get next: the runtime API answered {response.status}: {body[:200]!r}")
+        return body, {name.title(): _decoded(value) for name, value in response.getheaders() if value}
+
+    def _hang_up(self) -> None:
+        """Give the connection up; the parent does, too, when it hears of the next one or that the worker has ended."""
+        connection, self._connection, self._is_asked = self._connection, None, False
+        if connection is not None:
+            connection.close()
+
+
+class RuntimeClient:
+    """In the place of awslambdaric's ``runtime_client``: asks through the mailbox, answers through the original."""
+
+    def __init__(self, original: Any, mailbox: Mailbox) -> None:
+        self._original = original
+        self._mailbox = mailbox
+        self.next = mailbox.next
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+    def post_invocation_result(self, *args: Any) -> Any:
+        """Post what the handler returned."""
+        result = self._original.post_invocation_result(*args)
+        self._mailbox.answered()
+        return result
+
+    def post_error(self, *args: Any) -> Any:
+        """Post what the handler raised."""
+        result = self._original.post_error(*args)
+        self._mailbox.answered()
+        return result
+
+
+def ids_of(head: bytes) -> tuple[str, str]:
+    """The request id and the invocation id in the head of an answer to ``next``; empty where it has none. Pure."""
+    found = {}
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        found[name.strip().lower()] = value.strip().decode("utf-8", "replace")
+    return found.get(b"lambda-runtime-aws-request-id", ""), found.get(b"lambda-runtime-invocation-id", "")
+
+
+def _decoded(value: str) -> str:
+    """http.client reads headers as Latin-1; what Lambda sends is UTF-8."""
+    return value.encode("latin-1").decode("utf-8", "replace")

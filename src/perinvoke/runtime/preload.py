@@ -1,0 +1,111 @@
+"""Imports modules before the fork, so that all workers share what they take, and refuses when that wouldn't be safe."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perinvoke.errors import PreloadRefused
+from perinvoke.runtime.fork_safety import left_between, look
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+HANDLER = "handler"  # in PERINVOKE_PRELOAD: the module of the function's own handler
+
+# What every worker of awslambdaric loads by itself soon after the fork; none of it owns anything. And what isolated invocations
+# load when they first need it.
+_RUNTIME = ("concurrent.futures.thread", "http.client", "json", "logging", "decimal")
+_PERINVOKE = (
+    *("perinvoke.worker", "perinvoke.sharing.locks", "perinvoke.sharing.files", "perinvoke.invocation.state"),
+    *("perinvoke.environment.orphans", "perinvoke.environment.disk_usage"),
+)
+_FOR_ISOLATED = ("pathlib", "tempfile", "subprocess", "shutil", "contextvars", "ctypes")
+
+# Where Lambda looks for a function's code, and for that of its layers.
+_LAYERS = "/opt/python"
+
+
+def preload(names: Sequence[str], own_handler: str, called: str) -> float:
+    """Import what is named, in this order; returns how many seconds it took.
+
+    Afterwards everything is frozen (``gc.freeze``), so that no worker's garbage collection touches, and so copies, a shared page.
+
+    Args:
+        names: modules; ``handler`` stands for the module of the function's own handler.
+        own_handler: the function's own handler, as Lambda names it.
+        called: the handler that the runtime calls; perinvoke's where it isolates the function's own.
+
+    Raises:
+        PreloadRefused: a module can't be imported, or leaves something that doesn't survive a fork; nothing is undone.
+    """
+    started = time.monotonic()
+    _find_code()
+    gc.disable()  # so that no collection in between leaves holes that workers would fill
+    for name in _RUNTIME:
+        importlib.import_module(name)
+    before = look()
+    for name in dict.fromkeys(handler_module(own_handler) if name == HANDLER else name for name in names):
+        _import(name)
+        left = left_between(before, look())
+        if left:
+            raise PreloadRefused(
+                f"importing {name} left {', '.join(left)}, which a fork would share or lose. "
+                f"Make it at the first invocation instead, or leave {name} out of PERINVOKE_PRELOAD"
+            )
+    _import_what_isolated_needs(called)
+    return time.monotonic() - started
+
+
+def freeze() -> None:
+    """Put all that is there out of the garbage collector's reach; right before the first fork."""
+    gc.collect()
+    gc.freeze()
+
+
+def handler_module(handler: str) -> str:
+    """The module of the function's own handler, which ``PERINVOKE_HANDLER`` names where the runtime's is perinvoke's. Pure.
+
+    Raises:
+        PreloadRefused: the name isn't one of a handler.
+    """
+    module, _, function = handler.rpartition(".")
+    if not module or not function:
+        raise PreloadRefused(f"the handler {handler!r} is not of the form module.function")
+    return module.replace("/", ".")
+
+
+def _import(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise PreloadRefused(f"{name} can't be imported: {error}. Check the name in PERINVOKE_PRELOAD and the layers") from error
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise PreloadRefused(
+            f"importing {name} raised {type(error).__name__}: {error}, at {where.filename}:{where.lineno}"
+        ) from error
+    except SystemExit as error:
+        raise PreloadRefused(f"importing {name} ended with SystemExit: {error}") from error
+
+
+def _import_what_isolated_needs(called: str) -> None:
+    """Without perinvoke in it, the function needs none of this."""
+    if "perinvoke.handler" not in sys.modules and not called.startswith("perinvoke."):
+        return
+    for name in ("perinvoke.handler", *_FOR_ISOLATED, *_PERINVOKE):
+        importlib.import_module(name)
+
+
+def _find_code() -> None:
+    """The folders that the runtime looks in, as far as they aren't on the path yet; the managed one adds them itself later."""
+    version = f"{_LAYERS}/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    for folder in (_LAYERS, version, os.environ.get("LAMBDA_TASK_ROOT", "")):
+        if folder and folder not in sys.path and Path(folder).is_dir():
+            sys.path.insert(0, folder)

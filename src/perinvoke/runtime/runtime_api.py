@@ -1,0 +1,74 @@
+"""The parent's side of the Lambda runtime API, 2018-06-01: answers for workers that can't any more."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import time
+
+from perinvoke.runtime.mailbox import ids_of
+
+_PREFIX = "/2018-06-01/runtime"
+_ANSWER_SECONDS = 2.0  # a platform that takes longer is in trouble itself, and other workers wait for their replacement
+_DRAIN_SECONDS = 0.3  # what the platform may take to notice that nobody asks any more, on the same machine
+_MAX_HEAD_BYTES = 128 * 1024
+
+
+class RuntimeApi:
+    """Speaks with the runtime API at ``address`` (host:port); keeps nothing between two calls."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def fail_invocation(self, request_id: str, invocation_id: str, error_type: str, message: str) -> bool:
+        """Answer an invocation with an error; whether the platform took it. Blocks for two seconds at most.
+
+        An invocation that has its answer already keeps that one: the platform takes the first.
+        """
+        headers = {"Lambda-Runtime-Invocation-Id": invocation_id} if invocation_id else {}
+        body = {**_error(error_type, message), "requestId": request_id}
+        return self._post(f"/invocation/{request_id}/error", error_type, body, headers)
+
+    def fail_init(self, error_type: str, message: str) -> bool:
+        """Tell the platform that this environment can't be initialised; whether it heard. Blocks for two seconds at most."""
+        return self._post("/init/error", error_type, _error(error_type, message), {})
+
+    def _post(self, path: str, error_type: str, body: dict[str, object], headers: dict[str, str]) -> bool:
+        connection = http.client.HTTPConnection(self._address, timeout=_ANSWER_SECONDS)
+        headers = {**headers, "Content-Type": "application/json", "Lambda-Runtime-Function-Error-Type": error_type}
+        try:
+            connection.request("POST", _PREFIX + path, json.dumps(body), headers)
+            return connection.getresponse().status == http.HTTPStatus.ACCEPTED
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+
+def _error(error_type: str, message: str) -> dict[str, object]:
+    return {"errorMessage": message, "errorType": error_type, "stackTrace": []}
+
+
+def drained(connection: socket.socket) -> tuple[str, str]:
+    """Give up a connection that nobody will ask on any more; the ids of what was handed out over it in the last moment, or "".
+
+    Closes only our sending half and reads to the end, so that nothing that the platform has sent gets lost. Blocks for a third of
+    a second at most.
+    """
+    received = b""
+    until = time.monotonic() + _DRAIN_SECONDS
+    try:
+        connection.shutdown(socket.SHUT_WR)
+        while b"\r\n\r\n" not in received and len(received) < _MAX_HEAD_BYTES:
+            connection.settimeout(max(0.001, until - time.monotonic()))
+            more = connection.recv(65_536)
+            if not more:
+                break
+            received += more
+    except OSError:  # time is up, or the platform has closed it
+        pass
+    finally:
+        connection.close()
+    head, complete, _ = received.partition(b"\r\n\r\n")
+    return ids_of(head) if complete else ("", "")

@@ -1,0 +1,155 @@
+"""One of the environment's places for a worker: what the parent knows of the worker that sits there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from perinvoke.runtime.mailbox import CONNECTED, REPLACES
+from perinvoke.runtime.worker_record import Stage, WorkerRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MESSAGE_BYTES = 16
+_FDS = 1
+_STOP_SECONDS = 0.2  # only a process stuck in the kernel takes longer to stop
+
+
+class Estate(Enum):
+    """What becomes of the invocation that a dead worker had, or that is on its way to it."""
+
+    NOTHING = auto()  # there is none
+    HAND_OVER = auto()  # it is in the connection, or will be: for the worker's replacement
+    DRAIN = auto()  # it may be in the connection; nobody can tell whether one was asked for
+    ANSWER = auto()  # the worker had begun it
+
+
+def estate_of(stage: Stage, *, at_once: bool) -> Estate:
+    """What to do for a worker that died in ``stage``. Pure.
+
+    Args:
+        stage: of its record.
+        at_once: a replacement takes its seat now; otherwise nobody would look into the connection for a while.
+    """
+    if stage is Stage.SERVING:
+        return Estate.ANSWER
+    if stage is Stage.POLLING:
+        return Estate.HAND_OVER if at_once else Estate.DRAIN
+    return Estate.DRAIN if stage is Stage.ASKING else Estate.NOTHING
+
+
+class Seat:
+    """Lives as long as the parent; workers come and go. For the parent's one thread; a forked worker calls ``forget``.
+
+    Attributes:
+        run: what each worker that sits here runs.
+        pid: of the worker; 0 while nobody sits here.
+        is_ready: the worker has asked for an invocation.
+        connection: a duplicate of the one over which it asks.
+        due_monotonic: when to replace the worker that has died; infinite while one sits here.
+        timed_out_seconds: the worker was killed because its invocation, which had that long, didn't end; or None.
+    """
+
+    def __init__(self, run: Callable[[], object]) -> None:
+        self.run = run
+        self.record = WorkerRecord()
+        self.pid = 0
+        self.pidfd = -1
+        self.control: socket.socket | None = None
+        self.connection: socket.socket | None = None
+        self.is_ready = False
+        self.due_monotonic = float("inf")
+        self.timed_out_seconds: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Seat pid={self.pid} {self.record.stage.name}{'' if self.is_ready else ' not ready'}>"
+
+    def prepare(self) -> socket.socket:
+        """For a new worker: a new record, and a control socket, whose other end is returned. Keeps the connection."""
+        self.record.close()
+        self.record = WorkerRecord()
+        if self.connection is not None:
+            self.record.stage = Stage.POLLING
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.control.setblocking(False)  # noqa: FBT003  # the stdlib's signature
+        self.is_ready = False
+        self.timed_out_seconds = None
+        return theirs
+
+    def fill(self, pid: int) -> None:
+        """A worker sits here now."""
+        self.pid, self.due_monotonic = pid, float("inf")
+        self.pidfd = os.pidfd_open(pid)
+
+    def hear(self) -> bool:
+        """Take what the worker has told; whether one thing was that it wants to be replaced at some moment."""
+        replaces = False
+        while self.control is not None:
+            try:
+                message, fds, _, _ = socket.recv_fds(self.control, _MESSAGE_BYTES, _FDS)
+            except OSError:  # nothing more
+                break
+            if not message:
+                break
+            replaces |= message == REPLACES
+            self.is_ready |= message != REPLACES
+            if message == CONNECTED and fds:
+                self.hang_up()
+                self.connection = socket.socket(fileno=fds[0])
+        return replaces
+
+    def reap(self) -> int:
+        """The exit code of the worker, which has ended; nobody sits here then."""
+        _, status = os.waitpid(self.pid, 0)
+        self.pid = 0
+        os.close(self.pidfd)
+        self.pidfd = -1
+        self.hear()
+        if self.control is not None:
+            self.control.close()
+            self.control = None
+        return os.waitstatus_to_exitcode(status)
+
+    def kill_if_overdue(self) -> None:
+        """Kill the worker if its record says that it is time. Blocks for a fifth of a second at most.
+
+        It is stopped first: else it could end its invocation, and begin another one, between the look and the kill.
+        """
+        if not self._is_overdue():
+            return
+        os.kill(self.pid, signal.SIGSTOP)
+        self._wait_stopped()
+        if self.record.stage is Stage.SERVING and self._is_overdue():
+            self.timed_out_seconds = self.record.replacement[1]
+            os.kill(self.pid, signal.SIGKILL)
+        os.kill(self.pid, signal.SIGCONT)
+
+    def _is_overdue(self) -> bool:
+        return bool(self.pid) and self.timed_out_seconds is None and 0.0 < self.record.replacement[0] <= time.monotonic()
+
+    def _wait_stopped(self) -> None:
+        until = time.monotonic() + _STOP_SECONDS
+        states = os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG
+        while os.waitid(os.P_PID, self.pid, states) is None and time.monotonic() < until:
+            time.sleep(0.001)
+
+    def hang_up(self) -> None:
+        """Give the connection up."""
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+    def forget(self, *, mine: bool) -> None:
+        """In a forked worker: what the parent holds isn't this process's. The worker's own record and connection are."""
+        if self.control is not None:
+            self.control.close()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+        if not mine:
+            self.hang_up()  # kept open, it would keep another worker's connection from ending
+            self.record.close()

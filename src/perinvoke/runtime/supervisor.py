@@ -1,0 +1,351 @@
+"""The runtime's parent: starts workers, replaces those that die, answers for them, and ends them all.
+
+Guarantees:
+
+* An invocation that was handed to a worker is answered exactly once, whenever that worker is killed: by the worker, by its
+  replacement, or by this process. Which one, is decided by the worker's last stage; see ``mailbox`` and ``seat``.
+* A worker that dies is replaced at once. One that dies before it asked for its first invocation would only die again: its
+  replacement waits, each time longer, and after too many such deaths in a row this process ends, so that the platform replaces
+  the environment.
+* No worker outlives this process: the kernel kills it (``PR_SET_PDEATHSIG``).
+
+One thread, no locks. Signals are taken between two rounds of the loop and blocked around every fork.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from perinvoke.runtime.death import OutOfMemory, describe_exit
+from perinvoke.runtime.forked import become_worker, run_worker
+from perinvoke.runtime.process_tree import adopt_orphans, die_with, kill_children, reap_all_but
+from perinvoke.runtime.records import Level
+from perinvoke.runtime.runtime_api import RuntimeApi, drained
+from perinvoke.runtime.seat import Estate, Seat, estate_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import ModuleType
+
+    from perinvoke.runtime.records import Records
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_FOREVER = float("inf")
+
+# How long a replacement waits when workers die, in a row, that had not asked for an invocation: 0, 0.1, 0.2, ... 5 s.
+_FIRST_DELAY_SECONDS = 0.1
+_LONGEST_DELAY_SECONDS = 5.0
+# Before any worker was ready they may all be about to die: then none is replaced, as without a supervisor. Workers that were
+# started together die within less.
+_INIT_DELAY_SECONDS = 1.0
+# More than this many, and more than there are workers, end the environment. With one worker that takes about six seconds.
+_EARLY_DEATHS = 8
+
+_TICK_SECONDS = 1.0  # how often it looks after what no event tells: counters, orphans
+_PRECISE_TICK_SECONDS = 0.05  # once some worker may have to be replaced at a certain moment
+
+# Of the time that the platform gives between SIGTERM and SIGKILL: until then handlers may end by themselves, then they are
+# interrupted, and then killed.
+_INTERRUPT_SHARE = 0.5
+_KILL_SHARE = 0.9
+
+
+class CrashLoop(SystemExit):
+    """Too many workers died before they asked for an invocation; ends the parent with exit code 1."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+
+class Supervisor:
+    """Lives as long as the runtime's parent process, in its main thread.
+
+    Args:
+        runtime: awslambdaric's module whose ``runtime_client`` asks and answers.
+        address: of the runtime API.
+        records: where it tells what it did.
+        stop_seconds: what the platform gives between SIGTERM and SIGKILL.
+    """
+
+    def __init__(self, runtime: ModuleType, address: str, records: Records, *, stop_seconds: float) -> None:
+        self._runtime = runtime
+        self._address = address
+        self._records = records
+        self._stop_seconds = stop_seconds
+        self._api = RuntimeApi(address)
+        self._out_of_memory = OutOfMemory()
+        self._seats: list[Seat] = []
+        self._selector = selectors.DefaultSelector()
+        self._signals, self._wakeup = socket.socketpair()
+        self._users_sigterm = signal.getsignal(signal.SIGTERM)
+        self._early_deaths = 0
+        self._was_ready = False
+        self._has_given_up = False
+        self._tick_seconds = _TICK_SECONDS
+        self._tick_monotonic = 0.0
+        self._stop_began = _FOREVER
+        self._stop_stage = 0
+
+    # --- what the runtime's own parent code calls in place of multiprocessing --------------------------------------------
+
+    def start(self, run: Callable[[], object]) -> None:
+        """Start a worker, and from now on keep one in its place. In the worker this doesn't return."""
+        if not self._seats:
+            self._listen()
+        seat = Seat(run)
+        self._seats.append(seat)
+        self._fork(seat)
+
+    def wait(self) -> None:
+        """Supervise until no worker is left, and none will be. Only SIGTERM, or a crash loop, brings that about.
+
+        Raises:
+            CrashLoop: this process should end, so that the platform replaces the environment.
+        """
+        while self._is_needed():
+            events = self._selector.select(self._seconds_to_next())
+            self._take_signals()
+            for seat in self._seats:
+                self._hear(seat)
+            for key, _ in events:
+                if isinstance(key.data, Seat) and key.fd == key.data.pidfd:
+                    self._bury(key.data)
+            self._keep_time()
+        kill_children()  # what dead workers left, and what was forked too late to be told
+        if self._has_given_up:
+            raise CrashLoop
+
+    # --- a round -------------------------------------------------------------------------------------------------------
+
+    def _is_needed(self) -> bool:
+        if self._stop_began < _FOREVER:
+            return any(seat.pid for seat in self._seats)
+        return bool(self._seats)
+
+    def _seconds_to_next(self) -> float:
+        due = min((seat.due_monotonic for seat in self._seats), default=_FOREVER)
+        return max(0.0, min(self._tick_seconds, due - time.monotonic(), self._next_stop_stage() - time.monotonic()))
+
+    def _listen(self) -> None:
+        self._signals.setblocking(False)  # noqa: FBT003  # the stdlib's signature
+        self._wakeup.setblocking(False)  # noqa: FBT003  # the same
+        adopt_orphans()
+        self._selector.register(self._signals, selectors.EVENT_READ)
+        signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
+        for number in _STOP_SIGNALS:
+            signal.signal(number, lambda *_: None)  # the wake-up tells
+
+    def _take_signals(self) -> None:
+        try:
+            numbers = self._signals.recv(512)
+        except BlockingIOError:
+            return
+        if any(number in numbers for number in _STOP_SIGNALS):
+            self._stop(f"{signal.Signals(numbers[-1]).name} was received")
+
+    def _hear(self, seat: Seat) -> None:
+        was_ready = seat.is_ready
+        if seat.hear():
+            self._tick_seconds = _PRECISE_TICK_SECONDS
+        if seat.is_ready and not was_ready:
+            self._early_deaths = 0
+            if not self._was_ready:
+                self._was_ready = True
+                self._replace_now()
+
+    def _keep_time(self) -> None:
+        now = time.monotonic()
+        if now >= self._tick_monotonic:
+            self._tick_monotonic = now + _TICK_SECONDS
+            self._out_of_memory.tick()
+            reap_all_but({seat.pid for seat in self._seats})
+        if now >= self._next_stop_stage():
+            self._stop_further()
+        for seat in self._seats:
+            seat.kill_if_overdue()
+            if now >= seat.due_monotonic and self._stop_began == _FOREVER:
+                self._fork(seat)
+
+    def _replace_now(self) -> None:
+        """A worker is ready, so workers can start: what died during init may have its replacement."""
+        for seat in self._seats:
+            if not seat.pid:
+                seat.due_monotonic = 0.0
+
+    # --- deaths --------------------------------------------------------------------------------------------------------
+
+    def _bury(self, seat: Seat) -> None:
+        """A worker has ended: answer for it, and replace it."""
+        pid = seat.pid
+        self._selector.unregister(seat.pidfd)
+        assert seat.control is not None
+        self._selector.unregister(seat.control)
+        code = seat.reap()
+        how = describe_exit(code) + (", out of memory" if self._out_of_memory.killed(code) else "")
+        if not seat.is_ready:
+            self._early_deaths += 1
+        delay = self._delay_seconds(seat)
+        settled = self._settle(seat, f"worker {pid} {how}", at_once=delay == 0.0)
+        if self._stop_began < _FOREVER:
+            if settled:
+                self._records.write(Level.ERROR, f"worker {pid} {how}{settled}", requestId=seat.record.served[0])
+            return
+        if self._is_crash_loop():
+            self._give_up(f"worker {pid} {how}")
+            return
+        told = f"worker {pid} {how}{settled}; " + (f"it is replaced in {delay:g} s" if delay else "it is replaced")
+        self._records.write(
+            Level.ERROR,
+            told,
+            requestId=seat.record.served[0] if settled else None,
+            workerPid=pid,
+            exitCode=code,
+            event="worker_died",
+        )
+        seat.due_monotonic = time.monotonic() + delay
+        if not delay:
+            self._fork(seat)
+
+    def _settle(self, seat: Seat, who: str, *, at_once: bool) -> str:
+        """See to it that the worker's invocation is answered; what to add to the record."""
+        estate = estate_of(seat.record.stage, at_once=at_once and self._stop_began == _FOREVER)
+        if estate is Estate.HAND_OVER:
+            return ""
+        request_id, invocation_id = "", ""
+        if estate is Estate.DRAIN and seat.connection is not None:
+            request_id, invocation_id = drained(seat.connection)
+            seat.connection = None
+        elif estate is Estate.ANSWER:
+            request_id, invocation_id = seat.record.served
+        seat.hang_up()
+        if not request_id:
+            return ""
+        return self._answer(seat, request_id, invocation_id, who)
+
+    def _answer(self, seat: Seat, request_id: str, invocation_id: str, who: str) -> str:
+        if seat.timed_out_seconds is not None:
+            error_type = "InvocationTimeout"
+            message = (
+                f"invocation {request_id} had {seat.timed_out_seconds:.3g} seconds and didn't give way when they were over: "
+                f"its worker was ended and replaced. Where its code stood is in the log"
+            )
+        else:
+            error_type = "WorkerDied"
+            message = f"{who} while it ran invocation {request_id}"
+        is_taken = self._api.fail_invocation(request_id, invocation_id, error_type, message)
+        answered = f"was answered with {error_type}" if is_taken else "had been answered, or the platform took no answer any more"
+        return f"; its invocation {request_id} {answered}"
+
+    def _delay_seconds(self, seat: Seat) -> float:
+        """How long the seat stays empty."""
+        if not self._was_ready:
+            return _INIT_DELAY_SECONDS
+        if seat.is_ready or self._early_deaths < 2:  # noqa: PLR2004  # the first is an accident
+            return 0.0
+        return min(_FIRST_DELAY_SECONDS * 2.0 ** (self._early_deaths - 2), _LONGEST_DELAY_SECONDS)
+
+    def _is_crash_loop(self) -> bool:
+        if not self._was_ready and not any(seat.pid for seat in self._seats):
+            return True  # init has failed, as it does without a supervisor
+        return self._early_deaths >= max(_EARLY_DEATHS, len(self._seats) + 1)
+
+    def _give_up(self, last: str) -> None:
+        self._records.write(
+            Level.ERROR,
+            f"{self._early_deaths} workers in a row ended before they asked for an invocation, at last {last}; "
+            "the environment ends, so that the platform replaces it",
+            event="crash_loop",
+        )
+        self._has_given_up = True
+        self._stop("workers can't start")
+
+    # --- forks ---------------------------------------------------------------------------------------------------------
+
+    def _fork(self, seat: Seat) -> None:
+        theirs = seat.prepare()
+        parent = os.getpid()
+        with _blocked(_STOP_SIGNALS):
+            try:
+                pid = os.fork()
+            except OSError as error:
+                theirs.close()
+                seat.due_monotonic = time.monotonic() + _LONGEST_DELAY_SECONDS
+                self._records.write(
+                    Level.ERROR, f"a worker could not be forked: {error}; tried again in {_LONGEST_DELAY_SECONDS:g} s"
+                )
+                return
+            if pid == 0:
+                die_with(parent)
+                self._forget(seat)
+                become_worker(
+                    self._runtime,
+                    self._address,
+                    seat.record,
+                    control=theirs,
+                    connection=seat.connection,
+                    users_handler=self._users_sigterm,
+                )
+        if pid == 0:
+            run_worker(seat.run)
+        theirs.close()
+        seat.fill(pid)
+        self._selector.register(seat.pidfd, selectors.EVENT_READ, seat)
+        assert seat.control is not None
+        self._selector.register(seat.control, selectors.EVENT_READ, seat)
+
+    def _forget(self, mine: Seat) -> None:
+        """In a forked worker."""
+        self._selector.close()
+        self._signals.close()
+        self._wakeup.close()
+        for seat in self._seats:
+            seat.forget(mine=seat is mine)
+
+    # --- the end -------------------------------------------------------------------------------------------------------
+
+    def _stop(self, why: str) -> None:
+        """End all workers, each after its invocation. Idempotent: a second SIGTERM changes nothing."""
+        if self._stop_began < _FOREVER:
+            return
+        self._stop_began = time.monotonic()
+        self._records.write(Level.INFO, f"{why}: workers end after their invocation, or in {self._stop_seconds:g} s")
+        self._signal_all(signal.SIGTERM)
+        for seat in self._seats:
+            if not seat.pid and seat.connection is not None:
+                self._settle(seat, "the environment ended", at_once=False)
+
+    def _next_stop_stage(self) -> float:
+        if self._stop_began == _FOREVER or self._stop_stage > 1:
+            return _FOREVER
+        return self._stop_began + self._stop_seconds * (_INTERRUPT_SHARE, _KILL_SHARE)[self._stop_stage]
+
+    def _stop_further(self) -> None:
+        """Time is running out: interrupt handlers, then kill them."""
+        self._stop_stage += 1
+        if self._stop_stage == 1:
+            for seat in self._seats:
+                seat.record.interrupt()
+            self._signal_all(signal.SIGTERM)
+        else:
+            self._signal_all(signal.SIGKILL)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        for seat in self._seats:
+            if seat.pid:
+                os.kill(seat.pid, number)
+
+
+@contextmanager
+def _blocked(signals: tuple[signal.Signals, ...]) -> Iterator[None]:
+    """A signal that came between the fork and the child's own set-up would be told to the parent."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
