@@ -22,8 +22,8 @@ class OutOfMemory:
     """The kernel's counters of processes it killed for want of memory. Lives as long as the parent.
 
     Two counters: that of the parent's own memory cgroup (cgroups(7): ``memory.events``, or ``memory.oom_control`` of version 1)
-    and the machine's (``/proc/vmstat``), which also counts for a cgroup below or beside it. Another process's end may so be taken for
-    a worker's, if within two seconds somebody kills that worker by SIGKILL.
+    and the machine's (``/proc/vmstat``), which also counts for a cgroup below or beside it. Another process's end may so be taken
+    for a worker's, if within two seconds somebody kills that worker by SIGKILL.
     """
 
     def __init__(self, files: list[Path] | None = None) -> None:

@@ -1,7 +1,9 @@
 """``perinvoke-exec COMMAND…``: runs the runtime's command with this process as the parent of its workers.
 
 It builds on two things. The runtime's parent starts its workers as ``multiprocessing`` processes: their public ``start``,
-``join`` and ``run`` are what it takes over. And awslambdaric asks and answers through its module ``lambda_runtime_client.runtime_client``.
+``join`` and ``run`` are what it takes over. And awslambdaric asks and answers through its module
+``lambda_runtime_client.runtime_client``.
+
 The command's own code runs in this very process, so whatever else the runtime does in its parent, and does in a worker, it does.
 
 Where the command isn't such a runtime it is executed as it stands, with one record that says why.

@@ -53,6 +53,7 @@ class Mailbox:
         self._connection = connection
         self._request = f"GET {_PATH} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: {user_agent}\r\n\r\n".encode()
         self._is_asked = self._is_inherited = connection is not None
+        self._asked_bytes = record.asked_bytes
         self._left, self._leave = os.pipe()
         os.set_blocking(self._leave, False)
         self._is_leaving = False
@@ -95,8 +96,9 @@ class Mailbox:
             self._is_inherited = False
             self._control.send(POLLS)
         if not self._is_asked:
-            self._record.stage = Stage.ASKING
+            self._record.ask(self._asked_bytes + len(self._request))
             connection.sendall(self._request)
+            self._asked_bytes += len(self._request)
         self._is_asked = True
         self._record.stage = Stage.POLLING
         return connection
@@ -105,6 +107,7 @@ class Mailbox:
         host, _, port = self._address.rpartition(":")
         connection = socket.create_connection((host.strip("[]"), int(port)))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._asked_bytes = 0
         socket.send_fds(self._control, [CONNECTED], [connection.fileno()])  # before anything can be handed out over it
         return connection
 

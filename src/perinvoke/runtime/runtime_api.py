@@ -11,7 +11,7 @@ from perinvoke.runtime.mailbox import ids_of
 
 _PREFIX = "/2018-06-01/runtime"
 _ANSWER_SECONDS = 2.0  # a platform that takes longer is in trouble itself, and other workers wait for their replacement
-_DRAIN_SECONDS = 0.3  # what the platform may take to notice that nobody asks any more, on the same machine
+_DRAIN_SECONDS = 0.1  # what the platform may take to notice that nobody asks any more, on the same machine
 _MAX_HEAD_BYTES = 128 * 1024
 
 
@@ -50,23 +50,36 @@ def _error(error_type: str, message: str) -> dict[str, object]:
     return {"errorMessage": message, "errorType": error_type, "stackTrace": []}
 
 
-def drained(connection: socket.socket) -> tuple[str, str]:
-    """Give up a connection that nobody will ask on any more; the ids of what was handed out over it in the last moment, or "".
+def drained(connections: list[socket.socket]) -> list[tuple[str, str]]:
+    """Give up connections that nobody will ask on any more; the ids of what was handed out over them in the last moment.
 
-    Closes only our sending half and reads to the end, so that nothing that the platform has sent gets lost. Blocks for a third of
-    a second at most.
+    Closes only our sending halves and reads to the end, so that nothing that the platform has sent gets lost. Blocks for a tenth
+    of a second at most, however many they are.
     """
-    received = b""
     until = time.monotonic() + _DRAIN_SECONDS
+    for connection in connections:
+        _half_close(connection)
+    found = [_ids_received(connection, until) for connection in connections]
+    return [ids for ids in found if ids[0]]
+
+
+def _half_close(connection: socket.socket) -> None:
     try:
         connection.shutdown(socket.SHUT_WR)
+    except OSError:  # the platform has closed it; what it sent before can still be read
+        pass
+
+
+def _ids_received(connection: socket.socket, until: float) -> tuple[str, str]:
+    received = b""
+    try:
         while b"\r\n\r\n" not in received and len(received) < _MAX_HEAD_BYTES:
             connection.settimeout(max(0.001, until - time.monotonic()))
             more = connection.recv(65_536)
             if not more:
                 break
             received += more
-    except OSError:  # time is up, or the platform has closed it
+    except OSError:  # time is up
         pass
     finally:
         connection.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 import time
 from enum import Enum, auto
 from typing import TYPE_CHECKING
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 _MESSAGE_BYTES = 16
 _FDS = 1
+# Of struct tcp_info, linux/tcp.h: tcpi_notsent_bytes (Linux 4.6) and tcpi_bytes_sent (4.19).
+_UNSENT, _UNSENT_AT = struct.Struct("=I"), 144
+_SENT, _SENT_AT = struct.Struct("=Q"), 200
 _STOP_SECONDS = 0.2  # only a process stuck in the kernel takes longer to stop
 
 
@@ -24,23 +28,30 @@ class Estate(Enum):
     """What becomes of the invocation that a dead worker had, or that is on its way to it."""
 
     NOTHING = auto()  # there is none
-    HAND_OVER = auto()  # it is in the connection, or will be: for the worker's replacement
-    DRAIN = auto()  # it may be in the connection; nobody can tell whether one was asked for
+    IN_CONNECTION = auto()  # it is there, or will be: for the worker's replacement
     ANSWER = auto()  # the worker had begun it
 
 
-def estate_of(stage: Stage, *, at_once: bool) -> Estate:
-    """What to do for a worker that died in ``stage``. Pure.
+def estate_of(stage: Stage, *, was_sent: bool) -> Estate:
+    """What there is to settle for a worker that died in ``stage``. Pure.
 
     Args:
         stage: of its record.
-        at_once: a replacement takes its seat now; otherwise nobody would look into the connection for a while.
+        was_sent: the request that it was sending when it died has been taken by the connection.
     """
     if stage is Stage.SERVING:
         return Estate.ANSWER
-    if stage is Stage.POLLING:
-        return Estate.HAND_OVER if at_once else Estate.DRAIN
-    return Estate.DRAIN if stage is Stage.ASKING else Estate.NOTHING
+    if stage is Stage.POLLING or (stage is Stage.ASKING and was_sent):
+        return Estate.IN_CONNECTION
+    return Estate.NOTHING
+
+
+def taken_bytes(connection: socket.socket) -> int:
+    """How many bytes a TCP connection has taken since it was made, sent or still to be sent."""
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SENT_AT + _SENT.size)
+    sent: int = _SENT.unpack_from(info, _SENT_AT)[0]
+    unsent: int = _UNSENT.unpack_from(info, _UNSENT_AT)[0]
+    return sent + unsent
 
 
 class Seat:
@@ -71,9 +82,11 @@ class Seat:
 
     def prepare(self) -> socket.socket:
         """For a new worker: a new record, and a control socket, whose other end is returned. Keeps the connection."""
+        asked_bytes = self.record.asked_bytes
         self.record.close()
         self.record = WorkerRecord()
         if self.connection is not None:
+            self.record.ask(asked_bytes)
             self.record.stage = Stage.POLLING
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.setblocking(False)  # noqa: FBT003  # the stdlib's signature
@@ -114,6 +127,14 @@ class Seat:
             self.control.close()
             self.control = None
         return os.waitstatus_to_exitcode(status)
+
+    def estate(self) -> Estate:
+        """What there is to settle for the worker that has ended."""
+        stage = self.record.stage
+        was_sent = (
+            stage is Stage.ASKING and self.connection is not None and taken_bytes(self.connection) >= self.record.asked_bytes
+        )
+        return estate_of(stage, was_sent=was_sent)
 
     def kill_if_overdue(self) -> None:
         """Kill the worker if its record says that it is time. Blocks for a fifth of a second at most.

@@ -27,7 +27,7 @@ from perinvoke.runtime.forked import become_worker, run_worker
 from perinvoke.runtime.process_tree import adopt_orphans, die_with, kill_children, reap_all_but
 from perinvoke.runtime.records import Level
 from perinvoke.runtime.runtime_api import RuntimeApi, drained
-from perinvoke.runtime.seat import Estate, Seat, estate_of
+from perinvoke.runtime.seat import Estate, Seat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,6 +84,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._signals, self._wakeup = socket.socketpair()
         self._users_sigterm = signal.getsignal(signal.SIGTERM)
+        self._given_up: list[socket.socket] = []
         self._early_deaths = 0
         self._was_ready = False
         self._has_given_up = False
@@ -117,6 +118,7 @@ class Supervisor:
                 if isinstance(key.data, Seat) and key.fd == key.data.pidfd:
                     self._bury(key.data)
             self._keep_time()
+        self._drain()
         kill_children()  # what dead workers left, and what was forked too late to be told
         if self._has_given_up:
             raise CrashLoop
@@ -183,64 +185,69 @@ class Supervisor:
     def _bury(self, seat: Seat) -> None:
         """A worker has ended: answer for it, and replace it."""
         pid = seat.pid
-        self._selector.unregister(seat.pidfd)
         assert seat.control is not None
+        self._selector.unregister(seat.pidfd)
         self._selector.unregister(seat.control)
         code = seat.reap()
-        how = describe_exit(code) + (", out of memory" if self._out_of_memory.killed(code) else "")
+        how = f"worker {pid} {describe_exit(code)}{', out of memory' if self._out_of_memory.killed(code) else ''}"
         if not seat.is_ready:
             self._early_deaths += 1
-        delay = self._delay_seconds(seat)
-        settled = self._settle(seat, f"worker {pid} {how}", at_once=delay == 0.0)
         if self._stop_began < _FOREVER:
-            if settled:
-                self._records.write(Level.ERROR, f"worker {pid} {how}{settled}", requestId=seat.record.served[0])
-            return
-        if self._is_crash_loop():
-            self._give_up(f"worker {pid} {how}")
-            return
-        told = f"worker {pid} {how}{settled}; " + (f"it is replaced in {delay:g} s" if delay else "it is replaced")
-        self._records.write(
-            Level.ERROR,
-            told,
-            requestId=seat.record.served[0] if settled else None,
-            workerPid=pid,
-            exitCode=code,
-            event="worker_died",
-        )
+            self._settle(seat, how, is_replaced=False)
+        elif self._is_crash_loop():
+            self._settle(seat, how, is_replaced=False)
+            self._give_up(how)
+        else:
+            self._replace(seat, pid, code, how)
+
+    def _replace(self, seat: Seat, pid: int, code: int, how: str) -> None:
+        delay = self._delay_seconds(seat)
+        request_id, told = self._settle(seat, how, is_replaced=not delay)
         seat.due_monotonic = time.monotonic() + delay
         if not delay:
             self._fork(seat)
+        message = f"{told}; {f'in {delay:g} s it is replaced' if delay else f'worker {seat.pid} takes its place'}"
+        self._records.write(Level.ERROR, message, event="worker_died", requestId=request_id, workerPid=pid, exitCode=code)
 
-    def _settle(self, seat: Seat, who: str, *, at_once: bool) -> str:
-        """See to it that the worker's invocation is answered; what to add to the record."""
-        estate = estate_of(seat.record.stage, at_once=at_once and self._stop_began == _FOREVER)
-        if estate is Estate.HAND_OVER:
-            return ""
-        request_id, invocation_id = "", ""
-        if estate is Estate.DRAIN and seat.connection is not None:
-            request_id, invocation_id = drained(seat.connection)
-            seat.connection = None
-        elif estate is Estate.ANSWER:
-            request_id, invocation_id = seat.record.served
+    def _settle(self, seat: Seat, how: str, *, is_replaced: bool) -> tuple[str | None, str]:
+        """See to it that the dead worker's invocation is answered: whose it was, and ``how`` with what was done about it."""
+        estate = seat.estate()
+        if estate is Estate.IN_CONNECTION:
+            if not is_replaced:
+                self._give_up_connection(seat)
+            return None, how
         seat.hang_up()
-        if not request_id:
-            return ""
-        return self._answer(seat, request_id, invocation_id, who)
+        if estate is Estate.NOTHING:
+            return None, how
+        request_id, invocation_id = seat.record.served
+        return request_id, f"{how}; {self._answer(seat.timed_out_seconds, request_id, invocation_id, how)}"
 
-    def _answer(self, seat: Seat, request_id: str, invocation_id: str, who: str) -> str:
-        if seat.timed_out_seconds is not None:
+    def _give_up_connection(self, seat: Seat) -> None:
+        """Nobody will look into it for a while; when all ends it is looked into once more, together with the others."""
+        assert seat.connection is not None
+        self._given_up.append(seat.connection)
+        seat.connection = None
+        if self._stop_began == _FOREVER:
+            self._drain()
+
+    def _drain(self) -> None:
+        for request_id, invocation_id in drained(self._given_up):
+            told = self._answer(None, request_id, invocation_id, "the worker that was to run it")
+            self._records.write(Level.ERROR, told, event="worker_died", requestId=request_id)
+        self._given_up = []
+
+    def _answer(self, timed_out_seconds: float | None, request_id: str, invocation_id: str, how: str) -> str:
+        """Answer the caller of an invocation that has lost its worker; what came of it."""
+        error_type, message = "WorkerDied", f"{how} while it ran invocation {request_id}"
+        if timed_out_seconds is not None:
             error_type = "InvocationTimeout"
             message = (
-                f"invocation {request_id} had {seat.timed_out_seconds:.3g} seconds and didn't give way when they were over: "
+                f"invocation {request_id} had {timed_out_seconds:.3g} seconds and didn't give way when they were over: "
                 f"its worker was ended and replaced. Where its code stood is in the log"
             )
-        else:
-            error_type = "WorkerDied"
-            message = f"{who} while it ran invocation {request_id}"
         is_taken = self._api.fail_invocation(request_id, invocation_id, error_type, message)
-        answered = f"was answered with {error_type}" if is_taken else "had been answered, or the platform took no answer any more"
-        return f"; its invocation {request_id} {answered}"
+        answered = f"was answered with {error_type}" if is_taken else "had its answer, or the platform took none any more"
+        return f"its invocation {request_id} {answered}"
 
     def _delay_seconds(self, seat: Seat) -> float:
         """How long the seat stays empty."""
@@ -276,6 +283,8 @@ class Supervisor:
             except OSError as error:
                 theirs.close()
                 seat.due_monotonic = time.monotonic() + _LONGEST_DELAY_SECONDS
+                if seat.connection is not None:
+                    self._give_up_connection(seat)
                 self._records.write(
                     Level.ERROR, f"a worker could not be forked: {error}; tried again in {_LONGEST_DELAY_SECONDS:g} s"
                 )
@@ -316,9 +325,6 @@ class Supervisor:
         self._stop_began = time.monotonic()
         self._records.write(Level.INFO, f"{why}: workers end after their invocation, or in {self._stop_seconds:g} s")
         self._signal_all(signal.SIGTERM)
-        for seat in self._seats:
-            if not seat.pid and seat.connection is not None:
-                self._settle(seat, "the environment ended", at_once=False)
 
     def _next_stop_stage(self) -> float:
         if self._stop_began == _FOREVER or self._stop_stage > 1:

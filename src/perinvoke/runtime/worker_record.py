@@ -16,9 +16,11 @@ _STAGE = 0
 _INTERRUPT = 1
 _REPLACE = struct.Struct("=dd")  # when to replace the worker, by CLOCK_MONOTONIC, and the seconds its invocation had
 _REPLACE_AT = 8
+_ASKED = struct.Struct("=Q")  # how many bytes of requests its connection has taken when the next one is sent
+_ASKED_AT = 16 + 8
 _NAMES = struct.Struct("=HH")  # the lengths of the request id and of the invocation id
-_NAMES_AT = 24
-_TEXT_AT = 32
+_NAMES_AT = 32
+_TEXT_AT = 40
 _MAX_TEXT_BYTES = _PAGE_BYTES - _TEXT_AT  # Lambda's ids have 36 characters
 
 
@@ -46,6 +48,17 @@ class WorkerRecord:
     @stage.setter
     def stage(self, stage: Stage) -> None:
         self._page[_STAGE] = stage
+
+    @property
+    def asked_bytes(self) -> int:
+        """How many bytes of requests the worker's connection has taken, once the request is sent that it is about."""
+        asked: int = _ASKED.unpack_from(self._page, _ASKED_AT)[0]
+        return asked
+
+    def ask(self, asked_bytes: int) -> None:
+        """Note that the next bytes are about to be sent."""
+        _ASKED.pack_into(self._page, _ASKED_AT, asked_bytes)
+        self.stage = Stage.ASKING
 
     def serve(self, request_id: str, invocation_id: str) -> None:
         """Note whose invocation the worker has from now on."""
