@@ -97,11 +97,16 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         root=_root(environ),
         handler=environ.get("PERINVOKE_HANDLER"),
-        shared_process=environ.get("AWS_LAMBDA_CONCURRENCY_MODE", "").lower() in _SHARED_PROCESS_MODES,
+        shared_process=is_shared_process(environ),
         timeout_margin_seconds=whole_number(environ, "PERINVOKE_TIMEOUT_MARGIN_MS", "milliseconds", _DEFAULT_MARGIN_MS) / 1000,
         shared_max_bytes=whole_number(environ, "PERINVOKE_SHARED_MAX_BYTES", "bytes", 0, least=1) or None,
         min_free_bytes=whole_number(environ, "PERINVOKE_MIN_FREE_BYTES", "bytes", _DEFAULT_MIN_FREE_BYTES),
     )
+
+
+def is_shared_process(environ: Mapping[str, str]) -> bool:
+    """Whether the platform runs several invocations at once in one process."""
+    return environ.get("AWS_LAMBDA_CONCURRENCY_MODE", "").lower() in _SHARED_PROCESS_MODES
 
 
 def warn_of_unknown(environ: Mapping[str, str] | None = None) -> None:

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from perinvoke.settings import not_allowed, whole_number
+from perinvoke.settings import is_shared_process, not_allowed, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +30,7 @@ class Config:
         own_handler: what ``PERINVOKE_HANDLER`` names, the function's own where the platform calls perinvoke's.
         logs_as_json: the function's log format is JSON.
         log_level: the function's log level.
+        shared_process: several invocations run at once in one worker.
     """
 
     workers: int | None
@@ -40,6 +41,7 @@ class Config:
     own_handler: str | None
     logs_as_json: bool
     log_level: str
+    shared_process: bool
 
 
 def read_config(environ: Mapping[str, str] | None = None) -> Config:
@@ -58,6 +60,7 @@ def read_config(environ: Mapping[str, str] | None = None) -> Config:
         own_handler=environ.get("PERINVOKE_HANDLER"),
         logs_as_json=environ.get("AWS_LAMBDA_LOG_FORMAT", "").upper() == "JSON",
         log_level=environ.get("AWS_LAMBDA_LOG_LEVEL", ""),
+        shared_process=is_shared_process(environ),
     )
 
 

@@ -76,8 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if config.workers is None:
         return _execute(command, records)
     try:
-        program = _program(command)
-        if not options.in_process:
+        program = _program(command, config)
+        if not options.in_process and not _is_here(program):
             _execute_in_its_interpreter(program, command)
         return _run(program, command, config, records, may_preload=not options.no_preload)
     except _Unsupported as error:
@@ -124,7 +124,9 @@ def _run(program: Program, command: list[str], config: Config, records: Records,
     return 0
 
 
-def _program(command: list[str]) -> Program:
+def _program(command: list[str], config: Config) -> Program:
+    if config.shared_process:
+        raise _Unsupported("AWS_LAMBDA_CONCURRENCY_MODE has several invocations share a process")
     program = parse_command(command)
     if program is None:
         raise _Unsupported(f"{command[0]} is not python with a module or a script")
@@ -207,24 +209,28 @@ def _set_path(program: Program) -> None:
 # --- other processes ----------------------------------------------------------------------------------------------------
 
 
-def _execute_in_its_interpreter(program: Program, command: list[str]) -> None:
-    """If the program's interpreter is another one than this, or has options: go on in that one, if perinvoke is there too.
+def _is_here(program: Program) -> bool:
+    """Whether this is the very interpreter that the command names, and with no other options."""
+    found = shutil.which(program.interpreter)
+    if found is None or program.flags:
+        return False
+    here, there = Path(sys.executable), Path(found).absolute()
+    return there.parent == here.parent and there.resolve() == here.resolve()
+
+
+def _execute_in_its_interpreter(program: Program, command: list[str]) -> NoReturn:
+    """Go on in the interpreter that the command names.
 
     Raises:
-        _Unsupported: it isn't.
+        _Unsupported: it isn't there, or perinvoke isn't.
     """
     found = shutil.which(program.interpreter)
-    if found is None or (not program.flags and _is_this(found)):
-        return
+    if found is None:
+        raise _Unsupported(f"there is no {program.interpreter}")
     check = subprocess.run([found, *program.flags, "-c", f"import {_MODULE}"], capture_output=True, check=False)  # noqa: S603
     if check.returncode != 0:
         raise _Unsupported(f"perinvoke can't be imported by {found}, which COMMAND names; this is {sys.executable}")
     _execute_here(program, command, os.environ, interpreter=found)
-
-
-def _is_this(interpreter: str) -> bool:
-    here, there = Path(sys.executable), Path(interpreter).absolute()
-    return there.parent == here.parent and there.resolve() == here.resolve()
 
 
 def _execute_here(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 import traceback
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from perinvoke.environment import supervised
 from perinvoke.runtime.mailbox import REPLACES, Mailbox, RuntimeClient
+from perinvoke.runtime.process_tree import die_before_parent
 
 if TYPE_CHECKING:
     import socket
@@ -44,7 +46,7 @@ def become_worker(
     *,
     control: socket.socket,
     connection: socket.socket | None,
-    users_handler: object,
+    users_handlers: dict[signal.Signals, Any],
 ) -> None:
     """Set up this process, forked a moment ago with SIGTERM blocked, as a worker.
 
@@ -54,17 +56,20 @@ def become_worker(
         record: shared with the parent.
         control: to the parent.
         connection: a predecessor's, with a request waiting on it.
-        users_handler: what the function's own code did about SIGTERM when it was preloaded.
+        users_handlers: of the signals that the parent handles, as they were before.
     """
+    die_before_parent()
     gc.enable()
     _own_randomness()
     mailbox = Mailbox(address, record, control, connection, _user_agent())
     runtime.runtime_client = RuntimeClient(runtime.runtime_client, mailbox)  # type: ignore[attr-defined]
     supervised.supervisor = Supervision(record, control)
+    os.register_at_fork(after_in_child=_forget)
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    is_theirs = callable(users_handler) or users_handler is signal.SIG_IGN
-    signal.signal(signal.SIGTERM, users_handler if is_theirs else _leaver(record, mailbox))  # type: ignore[arg-type]
+    for number, handler in users_handlers.items():
+        signal.signal(number, handler)
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # what the function's own code did about it when preloaded, stays
+        signal.signal(signal.SIGTERM, _leaver(record, mailbox))
 
 
 def run_worker(run: Callable[[], object]) -> NoReturn:
@@ -92,6 +97,11 @@ def _leaver(record: WorkerRecord, mailbox: Mailbox) -> Callable[[int, FrameType 
             raise SystemExit(_INTERRUPTED)
 
     return leave
+
+
+def _forget() -> None:
+    """A process that a handler forks is no worker."""
+    supervised.supervisor = None
 
 
 def _own_randomness() -> None:

@@ -55,13 +55,13 @@ class Mailbox:
         self._is_asked = self._is_inherited = connection is not None
         self._asked_bytes = record.asked_bytes
         self._left, self._leave = os.pipe()
-        os.set_blocking(self._leave, False)
         self._is_leaving = False
 
     def leave(self) -> None:
         """Have ``next`` end the worker instead of waiting for another invocation. For signal handlers: never blocks."""
-        self._is_leaving = True
-        os.write(self._leave, b".")
+        if not self._is_leaving:
+            self._is_leaving = True
+            os.write(self._leave, b".")
 
     def next(self) -> tuple[bytes, dict[str, str]]:
         """The next invocation's event and headers; blocks until there is one.

@@ -10,11 +10,11 @@ import time
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from perinvoke.runtime.mailbox import CONNECTED, REPLACES
+from perinvoke.runtime.mailbox import CONNECTED, POLLS
 from perinvoke.runtime.worker_record import Stage, WorkerRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _MESSAGE_BYTES = 16
 _FDS = 1
@@ -99,22 +99,21 @@ class Seat:
         self.pid, self.due_monotonic = pid, float("inf")
         self.pidfd = os.pidfd_open(pid)
 
-    def hear(self) -> bool:
-        """Take what the worker has told; whether one thing was that it wants to be replaced at some moment."""
-        replaces = False
+    def hear(self) -> Iterator[bytes]:
+        """Take what the worker has told, an empty message last if it will tell nothing more."""
         while self.control is not None:
             try:
                 message, fds, _, _ = socket.recv_fds(self.control, _MESSAGE_BYTES, _FDS)
-            except OSError:  # nothing more
-                break
-            if not message:
-                break
-            replaces |= message == REPLACES
-            self.is_ready |= message != REPLACES
+            except OSError:  # nothing more for now
+                return
+            if message in (CONNECTED, POLLS):
+                self.is_ready = True
             if message == CONNECTED and fds:
                 self.hang_up()
                 self.connection = socket.socket(fileno=fds[0])
-        return replaces
+            yield message
+            if not message:
+                return
 
     def reap(self) -> int:
         """The exit code of the worker, which has ended; nobody sits here then."""
@@ -122,7 +121,8 @@ class Seat:
         self.pid = 0
         os.close(self.pidfd)
         self.pidfd = -1
-        self.hear()
+        for _ in self.hear():
+            pass
         if self.control is not None:
             self.control.close()
             self.control = None

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from perinvoke.runtime.death import OutOfMemory, describe_exit
 from perinvoke.runtime.forked import become_worker, run_worker
+from perinvoke.runtime.mailbox import REPLACES
 from perinvoke.runtime.process_tree import adopt_orphans, die_with, kill_children, reap_all_but
 from perinvoke.runtime.records import Level
 from perinvoke.runtime.runtime_api import RuntimeApi, drained
@@ -83,7 +84,7 @@ class Supervisor:
         self._seats: list[Seat] = []
         self._selector = selectors.DefaultSelector()
         self._signals, self._wakeup = socket.socketpair()
-        self._users_sigterm = signal.getsignal(signal.SIGTERM)
+        self._users_handlers = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
         self._given_up: list[socket.socket] = []
         self._early_deaths = 0
         self._was_ready = False
@@ -153,8 +154,13 @@ class Supervisor:
 
     def _hear(self, seat: Seat) -> None:
         was_ready = seat.is_ready
-        if seat.hear():
-            self._tick_seconds = _PRECISE_TICK_SECONDS
+        for message in seat.hear():
+            if message == REPLACES:
+                self._tick_seconds = _PRECISE_TICK_SECONDS
+            elif not message and seat.control is not None:  # it has executed another program, or closed all it had
+                self._selector.unregister(seat.control)
+                seat.control.close()
+                seat.control = None
         if seat.is_ready and not was_ready:
             self._early_deaths = 0
             if not self._was_ready:
@@ -185,9 +191,9 @@ class Supervisor:
     def _bury(self, seat: Seat) -> None:
         """A worker has ended: answer for it, and replace it."""
         pid = seat.pid
-        assert seat.control is not None
         self._selector.unregister(seat.pidfd)
-        self._selector.unregister(seat.control)
+        if seat.control is not None:
+            self._selector.unregister(seat.control)
         code = seat.reap()
         how = f"worker {pid} {describe_exit(code)}{', out of memory' if self._out_of_memory.killed(code) else ''}"
         if not seat.is_ready:
@@ -298,7 +304,7 @@ class Supervisor:
                     seat.record,
                     control=theirs,
                     connection=seat.connection,
-                    users_handler=self._users_sigterm,
+                    users_handlers=self._users_handlers,
                 )
         if pid == 0:
             run_worker(seat.run)

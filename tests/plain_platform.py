@@ -1,7 +1,7 @@
-"""A platform as plain as can be, besides the one in perinvoke.local: one thread per connection, and it believes what is sent.
+"""A platform as plain as can be, besides the one in perinvoke.local: a thread for each connection.
 
-It never looks whether anybody still is at the other end of a connection before it hands an invocation out, as no HTTP server does.
-So an invocation that is lost with a worker stays lost, and shows.
+It never looks whether anybody still is at the other end of one before it hands an invocation out, as no HTTP server does. So an
+invocation that is lost with a worker stays lost, and shows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
@@ -30,25 +29,24 @@ class Platform:
     """Lives as long as one execution environment.
 
     Attributes:
-        answers: of each request id, all that was posted and taken: ``response`` or ``error``, and the payload.
-        refused: what was posted for request ids that had their answer, or that nobody knows.
+        answers: of each request id, the one that was taken: ``response`` or ``error``, and the payload.
+        refused: request ids for which something was posted when they had their answer already, or that nobody knows.
         init_errors: what was posted as such.
         polls: how many times a worker has asked.
     """
 
     def __init__(self) -> None:
-        self.answers: dict[str, list[tuple[str, Any]]] = defaultdict(list)
-        self.answered_at: dict[str, float] = {}
+        self.answers: dict[str, tuple[str, Any]] = {}
         self.refused: list[str] = []
         self.init_errors: list[Any] = []
         self.polls = 0
         self._waiting: queue.Queue[tuple[str, bytes]] = queue.Queue()
         self._handed_out: set[str] = set()
         self._lock = threading.Lock()
+        ThreadingHTTPServer.request_queue_size = 256  # all workers connect at once
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self.runtime: subprocess.Popen[bytes] | None = None
-        self.log = b""
 
     @property
     def address(self) -> str:
@@ -114,7 +112,7 @@ class Platform:
     def answer(self, request_id: str, seconds: float = 20.0) -> tuple[str, Any]:
         """Wait for the answer of an invocation."""
         wait_until(lambda: request_id in self.answers, seconds)
-        return self.answers[request_id][0]
+        return self.answers[request_id]
 
     def call(self, **event: Any) -> tuple[str, Any]:
         return self.answer(self.invoke(**event))
@@ -124,8 +122,7 @@ class Platform:
             if request_id not in self._handed_out or request_id in self.answers:
                 self.refused.append(request_id)
                 return False
-            self.answered_at[request_id] = time.monotonic()
-            self.answers[request_id].append((kind, json.loads(payload)))
+            self.answers[request_id] = (kind, json.loads(payload))
             return True
 
     def _handler(platform) -> type[BaseHTTPRequestHandler]:  # noqa: N805  # the handler's self is another
@@ -168,6 +165,17 @@ class Platform:
                 pass
 
         return Handler
+
+
+def sockets_of(pid: int) -> set[str]:
+    """The inodes of the sockets that a process has open."""
+    found = set()
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+        except OSError:  # closed meanwhile
+            continue
+    return {target for target in found if target.startswith("socket:")}
 
 
 def children_of(pid: int) -> list[int]:
