@@ -29,6 +29,7 @@ class Unit(Enum):
 
     MICROSECONDS = ("µs", 1e6, 1)
     MILLISECONDS = ("ms", 1e3, 1)
+    MEBIBYTES = ("MiB", 2.0**-20, 0)
     PER_SECOND = ("/s", 1.0, 0)
     TIMES = ("times", 1.0, 2)
     COUNT = ("turns", 1.0, 0)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import file_locks
 import overhead
+import workers
 from results import page, show
 
 # Each has findings(*, quick, folder) -> Findings, and writes only below the folder it is given.
-BENCHMARKS = (overhead, file_locks)
+BENCHMARKS = (overhead, file_locks, workers)
 
 _RESULTS = Path(__file__).with_name("RESULTS.md")
 

@@ -27,21 +27,19 @@ def throughput_rows(folder: Path, *, rounds: int, requests: int) -> list[Row]:
     """Both environments are alive at the same time and take turns of ``requests`` invocations; the idle one only waits."""
     rows = []
     for what, bare, ours in _PAIRS:
-        found = asyncio.run(_taking_turns(folder, (bare, ours), rounds=rounds, requests=requests))
+        configs = _config(folder, bare, isolate=False), _config(folder, ours, isolate=True)
+        found = asyncio.run(taking_turns(*configs, rounds=rounds, requests=requests))
         rows.append(
             Row(f"throughput of {WORKERS} workers, {what}, isolated", Unit.PER_SECOND, found[1], "bare", found[0], _TARGET)
         )
     return rows
 
 
-async def _taking_turns(folder: Path, handlers: tuple[str, str], *, rounds: int, requests: int) -> tuple[Measured, Measured]:
-    """Rates of the bare handler and of the isolated one, in the order bare, isolated, isolated, bare, and so on."""
+async def taking_turns(bare: LocalConfig, ours: LocalConfig, *, rounds: int, requests: int) -> tuple[Measured, Measured]:
+    """The rates of two environments, both alive, in the order bare, ours, ours, bare, and so on."""
     rates: tuple[list[float], list[float]] = ([], [])
     async with contextlib.AsyncExitStack() as stack:
-        environments = [
-            await stack.enter_async_context(_environment(folder, handler, isolate=bool(number)))
-            for number, handler in enumerate(handlers)
-        ]
+        environments = [await stack.enter_async_context(LocalEnvironment(config)) for config in (bare, ours)]
         for number in range(-2, rounds):
             for which in (0, 1) if number % 2 else (1, 0):
                 rate = await _rate(environments[which], requests)
@@ -50,8 +48,8 @@ async def _taking_turns(folder: Path, handlers: tuple[str, str], *, rounds: int,
     return _measured(rates[0]), _measured(rates[1])
 
 
-def _environment(folder: Path, handler: str, *, isolate: bool) -> LocalEnvironment:
-    config = LocalConfig(
+def _config(folder: Path, handler: str, *, isolate: bool) -> LocalConfig:
+    return LocalConfig(
         handler=f"throughput_handlers.{handler}",
         workers=WORKERS,
         directory=Path(__file__).parent,
@@ -59,11 +57,10 @@ def _environment(folder: Path, handler: str, *, isolate: bool) -> LocalEnvironme
         isolate=isolate,
         queue=True,  # a worker that has answered needs a moment until it asks for more
     )
-    return LocalEnvironment(config)
 
 
 async def _rate(environment: LocalEnvironment, requests: int) -> float:
-    report = await drive(environment, [b"{}"], requests=requests, concurrency=WORKERS)
+    report = await drive(environment, [b"{}"], requests=requests, concurrency=environment.config.workers)
     if report.failed:
         raise RuntimeError(f"{report.failed} of {requests} invocations failed: {report.errors} {report.samples}")
     return report.per_second

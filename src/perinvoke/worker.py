@@ -123,6 +123,9 @@ class Process:
         if worker is None:
             with self._lock:
                 worker = self._workers.setdefault(settings.root, Worker(settings))
+            # Once for each process: a fork that goes on to run exit functions may have dropped those of its parent.
+            atexit.unregister(_remove)
+            atexit.register(_remove)
         return worker
 
     def event_loops(self) -> EventLoops:
@@ -151,8 +154,11 @@ def _forget() -> None:
     process = Process()
 
 
+def _remove() -> None:
+    process.remove()  # looked up late: after a fork it is another one
+
+
 os.register_at_fork(after_in_child=_forget)
-atexit.register(lambda: process.remove())  # noqa: PLW0108  # looked up late: after a fork it is another one
 
 
 def begin(settings: Settings, context: object) -> Invocation:

@@ -356,3 +356,12 @@ def test_the_parent_of_a_worker_that_told_its_last_word_does_not_spin(platform, 
 def cpu_ticks(pid: int) -> int:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
+
+
+def test_the_environment_ends_when_nobody_gives_it_work_any_more(platform, tmp_path):
+    start(platform, tmp_path)
+    assert platform.call()[0] == "response"
+    platform.vanish()
+    assert platform.runtime is not None
+    assert platform.runtime.wait(60) == 1
+    assert platform.records()[-2]["perinvoke"]["event"] == "crash_loop"

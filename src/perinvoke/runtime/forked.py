@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import atexit
 import os
 import signal
 import sys
@@ -59,7 +59,7 @@ def become_worker(
         users_handlers: of the signals that the parent handles, as they were before.
     """
     die_before_parent()
-    gc.enable()
+    atexit._clear()  # noqa: SLF001  # as multiprocessing does: what was registered before the fork is the parent's to undo
     _own_randomness()
     mailbox = Mailbox(address, record, control, connection, _user_agent())
     runtime.runtime_client = RuntimeClient(runtime.runtime_client, mailbox)  # type: ignore[attr-defined]

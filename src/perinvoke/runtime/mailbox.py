@@ -23,12 +23,15 @@ from perinvoke.runtime.worker_record import Stage
 if TYPE_CHECKING:
     from perinvoke.runtime.worker_record import WorkerRecord
 
+REQUEST_ID = "Lambda-Runtime-Aws-Request-Id"
+INVOCATION_ID = "Lambda-Runtime-Invocation-Id"
 _PATH = "/2018-06-01/runtime/invocation/next"
 # What a worker tells its parent over the control socket.
 CONNECTED = b"C"  # it asks for its invocations over the connection that comes with this
 POLLS = b"P"  # it asks over its predecessor's
 REPLACES = b"R"  # from now on its record may say when to replace it
 _MAX_HEAD_BYTES = 128 * 1024  # Lambda's own limits add up to less than 10 kB
+_OK = b"HTTP/1.1 200 "
 _HEAD_END = b"\r\n\r\n"
 _REST_SECONDS = 0.001  # between looks at a head that hasn't come in whole: a rare thing, and arbitrary
 
@@ -73,15 +76,28 @@ class Mailbox:
         if self._is_leaving:
             raise SystemExit(0)
         try:
-            connection = self._asked()
-            head = self._wait_head(connection)
-            request_id, invocation_id = ids_of(head)
-            if request_id:
-                self._record.serve(request_id, invocation_id)
-            return self._read(connection)
+            return self._next_over_old() or self._next()
         except (OSError, http.client.HTTPException) as error:
             self._hang_up()
             raise RuntimeError(f"Failed to get next: {error}") from error
+
+    def _next_over_old(self) -> tuple[bytes, dict[str, str]] | None:
+        """Ask over the connection there is; None if the platform has closed it, as it may when it owes nothing."""
+        if self._connection is None:
+            return None
+        try:
+            return self._next()
+        except ConnectionError:
+            self._hang_up()
+            return None
+
+    def _next(self) -> tuple[bytes, dict[str, str]]:
+        connection = self._asked()
+        head = self._wait_head(connection)
+        headers = headers_of(head)
+        if head.startswith(_OK) and REQUEST_ID in headers:
+            self._record.serve(headers[REQUEST_ID], headers.get(INVOCATION_ID, ""))
+        return self._read(connection, head, headers), headers
 
     def answered(self) -> None:
         """The invocation has been answered: nobody has to do that for this worker any more."""
@@ -114,21 +130,34 @@ class Mailbox:
     def _wait_head(self, connection: socket.socket) -> bytes:
         """The head of the answer, left in the connection."""
         waiting = select.poll()
-        waiting.register(connection, select.POLLIN)
+        waiting.register(connection, select.POLLIN | select.POLLRDHUP)
         waiting.register(self._left, select.POLLIN)
         while True:
-            ready = [fd for fd, _ in waiting.poll()]
+            ready = dict(waiting.poll())
             if connection.fileno() in ready:
                 head = connection.recv(_MAX_HEAD_BYTES, socket.MSG_PEEK)
                 if _HEAD_END in head:
                     return head.partition(_HEAD_END)[0]
-                if not head or len(head) == _MAX_HEAD_BYTES:
-                    raise ConnectionError("the runtime API closed the connection" if not head else "the answer's head has no end")
+                if ready[connection.fileno()] & ~select.POLLIN:
+                    raise ConnectionError("the runtime API closed the connection")
+                if len(head) == _MAX_HEAD_BYTES:
+                    raise http.client.HTTPException(f"the answer's head has more than {_MAX_HEAD_BYTES} bytes")
                 time.sleep(_REST_SECONDS)
             elif self._left in ready:
                 raise SystemExit(0)
 
-    def _read(self, connection: socket.socket) -> tuple[bytes, dict[str, str]]:
+    def _read(self, connection: socket.socket, head: bytes, headers: dict[str, str]) -> bytes:
+        """Take the answer out of the connection; its body."""
+        length = headers.get("Content-Length", "")
+        if head.startswith(_OK) and length.isdigit() and "Connection" not in headers:
+            before = len(head) + len(_HEAD_END)
+            received = _received(connection, before + int(length))
+            self._is_asked = False
+            return bytes(memoryview(received)[before:])
+        return self._read_thoroughly(connection)
+
+    def _read_thoroughly(self, connection: socket.socket) -> bytes:
+        """The same for every other answer that HTTP allows; http.client costs a worker 0.2 ms for each."""
         response = http.client.HTTPResponse(connection, method="GET")
         response.begin()
         body = response.read()
@@ -137,7 +166,7 @@ class Mailbox:
             self._hang_up()
         if response.status != http.HTTPStatus.OK:
             raise RuntimeError(f"Failed to get next: the runtime API answered {response.status}: {body[:200]!r}")
-        return body, {name.title(): _decoded(value) for name, value in response.getheaders() if value}
+        return body
 
     def _hang_up(self) -> None:
         """Give the connection up; the parent does, too, when it hears of the next one or that the worker has ended."""
@@ -170,15 +199,23 @@ class RuntimeClient:
         return result
 
 
-def ids_of(head: bytes) -> tuple[str, str]:
-    """The request id and the invocation id in the head of an answer to ``next``; empty where it has none. Pure."""
-    found = {}
-    for line in head.split(b"\r\n")[1:]:
-        name, _, value = line.partition(b":")
-        found[name.strip().lower()] = value.strip().decode("utf-8", "replace")
-    return found.get(b"lambda-runtime-aws-request-id", ""), found.get(b"lambda-runtime-invocation-id", "")
+def _received(connection: socket.socket, count: int) -> bytearray:
+    """So many bytes; blocks until they are there."""
+    received = bytearray(count)
+    rest = memoryview(received)
+    while rest:
+        more = connection.recv_into(rest)
+        if not more:
+            raise ConnectionError("the runtime API closed the connection in the middle of an invocation")
+        rest = rest[more:]
+    return received
 
 
-def _decoded(value: str) -> str:
-    """http.client reads headers as Latin-1; what Lambda sends is UTF-8."""
-    return value.encode("latin-1").decode("utf-8", "replace")
+def headers_of(head: bytes) -> dict[str, str]:
+    """The headers in the head of an answer, named as Lambda documents them, without those that are empty. Pure."""
+    headers = {}
+    for line in head.decode("utf-8", "replace").split("\r\n")[1:]:
+        name, _, value = line.partition(":")
+        if value := value.strip():
+            headers[name.strip().title()] = value
+    return headers

@@ -21,12 +21,17 @@ HANDLER = "handler"  # in PERINVOKE_PRELOAD: the module of the function's own ha
 
 # What every worker of awslambdaric loads by itself soon after the fork; none of it owns anything. And what isolated invocations
 # load when they first need it.
-_RUNTIME = ("concurrent.futures.thread", "http.client", "json", "logging", "decimal")
+_RUNTIME = (
+    *("concurrent.futures.thread", "http.client", "json", "logging", "decimal", "encodings.idna"),
+    *("awslambdaric.bootstrap", "awslambdaric.lambda_config", "awslambdaric.lambda_literals"),
+)
 _PERINVOKE = (
     *("perinvoke.worker", "perinvoke.sharing.locks", "perinvoke.sharing.files", "perinvoke.invocation.state"),
     *("perinvoke.environment.orphans", "perinvoke.environment.disk_usage"),
 )
 _FOR_ISOLATED = ("pathlib", "tempfile", "subprocess", "shutil", "contextvars", "ctypes")
+
+_THRESHOLDS = gc.get_threshold()
 
 # Where Lambda looks for a function's code, and for that of its layers.
 _LAYERS = "/opt/python"
@@ -47,7 +52,7 @@ def preload(names: Sequence[str], own_handler: str, called: str) -> float:
     """
     started = time.monotonic()
     _find_code()
-    gc.disable()  # so that no collection in between leaves holes that workers would fill
+    gc.set_threshold(0)  # so that no collection in between leaves holes that workers would fill
     for name in _RUNTIME:
         importlib.import_module(name)
     before = look()
@@ -67,6 +72,8 @@ def freeze() -> None:
     """Put all that is there out of the garbage collector's reach; right before the first fork."""
     gc.collect()
     gc.freeze()
+    if not gc.get_threshold()[0]:  # the code has no wish of its own
+        gc.set_threshold(*_THRESHOLDS)
 
 
 def handler_module(handler: str) -> str:

@@ -7,7 +7,7 @@ import json
 import socket
 import time
 
-from perinvoke.runtime.mailbox import ids_of
+from perinvoke.runtime.mailbox import INVOCATION_ID, REQUEST_ID, headers_of
 
 _PREFIX = "/2018-06-01/runtime"
 _ANSWER_SECONDS = 2.0  # a platform that takes longer is in trouble itself, and other workers wait for their replacement
@@ -26,7 +26,7 @@ class RuntimeApi:
 
         An invocation that has its answer already keeps that one: the platform takes the first.
         """
-        headers = {"Lambda-Runtime-Invocation-Id": invocation_id} if invocation_id else {}
+        headers = {INVOCATION_ID: invocation_id} if invocation_id else {}
         body = {**_error(error_type, message), "requestId": request_id}
         return self._post(f"/invocation/{request_id}/error", error_type, body, headers)
 
@@ -84,4 +84,5 @@ def _ids_received(connection: socket.socket, until: float) -> tuple[str, str]:
     finally:
         connection.close()
     head, complete, _ = received.partition(b"\r\n\r\n")
-    return ids_of(head) if complete else ("", "")
+    headers = headers_of(head) if complete else {}
+    return headers.get(REQUEST_ID, ""), headers.get(INVOCATION_ID, "")

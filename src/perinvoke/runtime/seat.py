@@ -54,6 +54,16 @@ def taken_bytes(connection: socket.socket) -> int:
     return sent + unsent
 
 
+def is_ended(connection: socket.socket) -> bool:
+    """Whether the other side has closed the connection, and nothing that it sent before is left to read."""
+    try:
+        return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
 class Seat:
     """Lives as long as the parent; workers come and go. For the parent's one thread; a forked worker calls ``forget``.
 
@@ -130,11 +140,10 @@ class Seat:
 
     def estate(self) -> Estate:
         """What there is to settle for the worker that has ended."""
-        stage = self.record.stage
-        was_sent = (
-            stage is Stage.ASKING and self.connection is not None and taken_bytes(self.connection) >= self.record.asked_bytes
-        )
-        return estate_of(stage, was_sent=was_sent)
+        stage, connection = self.record.stage, self.connection
+        if connection is None or (stage in (Stage.ASKING, Stage.POLLING) and is_ended(connection)):
+            return Estate.ANSWER if stage is Stage.SERVING else Estate.NOTHING
+        return estate_of(stage, was_sent=taken_bytes(connection) >= self.record.asked_bytes)
 
     def kill_if_overdue(self) -> None:
         """Kill the worker if its record says that it is time. Blocks for a fifth of a second at most.
