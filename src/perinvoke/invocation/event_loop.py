@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # Seconds. What a cancelled task may still do in its finally blocks before the answer goes without it; arbitrary, and short beside
 # any time-out.
 _CANCEL_SECONDS = 1.0
+_LEAST_CANCEL_SECONDS = 0.05  # also when the deadline is that near: a task needs a turn of the loop
 
 
 class EventLoops:
@@ -44,6 +45,7 @@ class EventLoops:
         loop = self._loop()
         before = asyncio.all_tasks(loop)
         main = loop.create_task(cleaned_up(invocation, result), context=contextvars.copy_context())
+        invocation.task = main
         try:
             return loop.run_until_complete(main)
         finally:
@@ -76,6 +78,8 @@ async def cleaned_up(invocation: Invocation, result: Awaitable[Any]) -> Any:
     try:
         return await result
     finally:
+        if invocation.watch is not None:
+            invocation.watch.disarm(invocation)  # nothing interrupts the cleanups
         task = asyncio.current_task()
         cancelled_before = task.cancelling() if task is not None else 0
         invocation.failed_cleanups += await invocation.scope.aclose()
@@ -108,6 +112,7 @@ async def _cancelled(invocation: Invocation, tasks: set[asyncio.Task[Any]], main
     """Cancel and wait, for a bounded time: a task may refuse to be cancelled, and is then noted as left running."""
     for task in tasks:
         task.cancel()
-    done, refusing = await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
+    seconds = min(_CANCEL_SECONDS, max(_LEAST_CANCEL_SECONDS, invocation.deadline.remaining_seconds() / 2))
+    done, refusing = await asyncio.wait(tasks, timeout=seconds)
     invocation.cancelled_tasks += sorted(task.get_name() for task in done if task is not main)
     invocation.uncancelled_tasks += sorted(f"task {task.get_name()}" for task in refusing)
