@@ -13,6 +13,7 @@ HEADINGS = 2  # the headings' line and the one below it
 
 ROWS = {
     "overhead of `isolated` over the bare handler, scratch never touched": 1,
+    "the watch over the deadline, armed and disarmed": 1,
     "`isolated`, one file written below": 2,
     "files left in scratch: answer delayed": 1,
     "files left in scratch: until all are removed": 1,

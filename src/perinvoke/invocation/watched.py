@@ -4,7 +4,8 @@ An interrupt may strike between any two bytecodes, so it matters where:
 
 * In code that keeps locks for others (``threading``, ``logging``, ``queue``, perinvoke's own) it waits 2 ms and looks again. Only
   what stands at the very same instruction of the very same frame is blocked there, and is interrupted: a wait is meant to be.
-* perinvoke's bookkeeping of an invocation is never interrupted: it doesn't block.
+* perinvoke's bookkeeping of an invocation is never interrupted: it doesn't block. Nor is a thread's start: before Python 3.12
+  a thread that doesn't run yet has its starter's number, and what is raised for the one may strike the other, which nobody sees.
 * What is unwinding already is left alone: its ``finally`` blocks must run.
 * An async handler's task is cancelled first. Only a task that blocks its event loop is interrupted where it stands.
 
@@ -57,6 +58,7 @@ _UNTOUCHABLE = ("perinvoke.handler", "perinvoke.worker", "perinvoke.full_disk", 
 _BEFORE_CUT_SECONDS = 0.1
 _SPARE_SECONDS = 0.05
 _STACK_FRAMES = 5  # arbitrary: what a message can hold
+_START_FRAMES = 4  # from the innermost one to Thread.start; one to spare
 _MAX_CHAIN = 100  # errors; more in one chain is a loop
 
 
@@ -72,9 +74,9 @@ class Look(enum.Enum):
     GIVE_UP = "it doesn't give way: the stacks of all threads are logged, and it is left alone"
 
 
-Standing = collections.namedtuple("Standing", "module place unwinding task_runs")  # noqa: PYI024  # typing costs a worker 3 ms
+Standing = collections.namedtuple("Standing", "module place unwinding task_runs untouchable")  # noqa: PYI024  # typing costs a worker 3 ms
 """Where code stands: the innermost frame's module; that frame and its instruction; whether an error of this interrupt is being
-handled there; whether a task of the handler's event loop is running, and not just waiting."""
+handled there; whether a task of the handler's event loop is running, and not just waiting; whether it is never interrupted."""
 
 
 class Watched:
@@ -137,7 +139,7 @@ def decide(watched: Watched, standing: Standing, now: float) -> Look:  # noqa: P
         return Look.UNWINDING
     if invocation.task is not None and not already_told:
         return Look.CANCEL  # wherever it stands: the event loop does it when it gets there
-    if _is_untouchable(standing.module) or (_is_delicate(standing.module) and not _is_at(watched.place, standing.place)):
+    if standing.untouchable or (_is_delicate(standing.module) and not _is_at(watched.place, standing.place)):
         return Look.GIVE_UP if now >= watched.give_up_at else Look.DELICATE
     if watched.cancelled and (watched.delivered or not standing.task_runs):
         return Look.UNWINDING
@@ -166,11 +168,13 @@ def next_look_at(watched: Watched, look: Look, now: float) -> float:
 
 def standing_of(watched: Watched, frame: FrameType, handling: BaseException | None) -> Standing:
     """Where the code in ``frame`` stands, while it is handling that error or none."""
+    module = _name_of(frame)
     return Standing(
-        frame.f_globals.get("__name__") or "",
+        module,
         (frame, frame.f_lasti),
         watched.caused(handling),
         _task_runs(watched.invocation),
+        module.startswith(_UNTOUCHABLE) or (module == "threading" and _starts_a_thread(frame)),
     )
 
 
@@ -219,8 +223,15 @@ def _task_runs(invocation: Invocation) -> bool:
     return current is task or (current is not None and not invocation.in_loop)
 
 
-def _is_untouchable(module: str) -> bool:
-    return module.startswith(_UNTOUCHABLE)
+def _starts_a_thread(frame: FrameType | None) -> bool:
+    """Whether this is, or waits for, ``Thread.start``: start, Event.wait, Condition.wait."""
+    for _ in range(_START_FRAMES):
+        if frame is None or _name_of(frame) != "threading":
+            return False
+        if frame.f_code.co_name == "start":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _is_delicate(module: str) -> bool:
