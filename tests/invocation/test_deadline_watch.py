@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("root")
 
 
 def test_thousands_of_time_outs_at_random_moments_leave_nothing_undone_and_nothing_held():
-    run(STORM + "storm(3000)\n")
+    run(STORM + "storm(1500)\n")
 
 
 def test_sigalrm_and_setitimer_stay_the_handlers_own():

@@ -3,6 +3,8 @@
 Guarantees:
 * ``SIGALRM``, ``setitimer`` and ``signal.alarm`` are the handler's own.
 * Nothing strikes an invocation that has been disarmed: disarming and the signal's handler run in the same thread.
+* No wait misses it: a signal that comes just before a system call begins to wait is noted by Python, and the wait goes on. So it
+  is sent again and again, until it has been looked at.
 * No locks: the signal's handler runs between any two bytecodes of the code that would hold one.
 
 What it costs: nothing but a list entry, mostly. The timer isn't set for each invocation: where it will strike earlier than an
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 _STUCK_SPARE_SECONDS = 5.0
 # Seconds. A signal that is that late is blocked, or somebody else's handler took it.
 _LATE_SECONDS = 0.25
+# Seconds until a signal is sent again that nobody has looked at.
+_AGAIN_SECONDS = 0.05
 _STDERR = 2
 _LOGGING = ("logging", "logging.handlers")
 _ON_THEIR_WAY = frozenset({Look.DELICATE, Look.CANCEL, Look.UNWINDING, Look.INTERRUPT})
@@ -68,7 +72,7 @@ class DeadlineWatch:
             signal.signal(self._signal, _on_signal)
         except ValueError as error:  # a subinterpreter
             raise TimerUnavailable(str(error)) from error
-        self._timer = ProcessTimer(self._signal)
+        self._timer = ProcessTimer(self._signal, _AGAIN_SECONDS)
         self._stuck_timer = self._with_faulthandler()
         _watch = self
         atexit.register(self.close)  # the interpreter puts signals back to what would end the process
@@ -87,13 +91,13 @@ class DeadlineWatch:
             self._put_off_stuck(at)
 
     def disarm(self, invocation: Invocation) -> None:
-        """Watch over it no more; idempotent. The timers stay as they are."""
+        """Watch over it no more; idempotent. The timers stay as they are, unless nothing of Python's runs until the next one."""
         if invocation in self._armed:
             self._armed.remove(invocation)
         if invocation.watched is not None:
             invocation.watched.end()
         if self._deaf and not self._armed:
-            self._stop_stuck()
+            self._stop()
 
     def look(self, frame: FrameType) -> None:
         """The signal has come, and interrupted the code in ``frame``: raises DeadlineReached where that is due."""
@@ -105,7 +109,7 @@ class DeadlineWatch:
         except Exception:
             logger.exception("perinvoke could not watch over a deadline; it will try again")
         if next_at == math.inf:
-            self._stop_stuck()
+            self._stop()
         else:
             self._set_look(next_at)
             self._put_off_stuck(next_at)
@@ -163,7 +167,9 @@ class DeadlineWatch:
         else:
             self._stuck_at = math.inf
 
-    def _stop_stuck(self) -> None:
+    def _stop(self) -> None:
+        self._timer.stop()
+        self._look_at = math.inf
         if self._stuck_at and self._stuck_timer is not None:
             self._stuck_timer.stop()
         self._stuck_at = 0.0
@@ -179,7 +185,7 @@ class DeadlineWatch:
             self._timer.close()
             self._signal = free_signal(lambda handler: handler is _on_signal)
             signal.signal(self._signal, _on_signal)
-            self._timer = ProcessTimer(self._signal)
+            self._timer = ProcessTimer(self._signal, _AGAIN_SECONDS)
 
     def _with_faulthandler(self) -> ProcessTimer | None:
         try:

@@ -52,11 +52,15 @@ class TimerUnavailable(Exception):
 class ProcessTimer:
     """One timer; lives until ``close`` or as long as the process, and in no forked child. Used by the thread that made it.
 
+    Args:
+        signal_number: what it sends.
+        again_seconds: sent again and again after that, until it is set anew or stopped; 0: sent once.
+
     Raises:
         TimerUnavailable: not on Linux, or the kernel has no timer left (RLIMIT_SIGPENDING).
     """
 
-    def __init__(self, signal_number: int) -> None:
+    def __init__(self, signal_number: int, again_seconds: float = 0.0) -> None:
         if not sys.platform.startswith("linux") or ctypes.sizeof(_Sigevent) != _SIGEVENT_BYTES:
             raise TimerUnavailable("POSIX timers need Linux on a 64-bit machine")
         library = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock, which costs more to give up than the call
@@ -71,11 +75,11 @@ class ProcessTimer:
         if create(_CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(self._id)):
             raise TimerUnavailable(f"timer_create failed with errno {ctypes.get_errno()}")
         self._open = True
-        self._spec = _Itimerspec()
+        self._spec = _Itimerspec(0, int(again_seconds * 1e9), 0, 0)
         self._reference = ctypes.byref(self._spec)
 
     def set(self, seconds: float) -> None:
-        """Send the signal once, so many seconds from now; what was set before is forgotten. Takes about 2 µs."""
+        """Send the signal so many seconds from now; what was set before is forgotten. Takes about 2 µs."""
         if not self._open:
             return
         seconds = max(_LEAST_SECONDS, seconds)
