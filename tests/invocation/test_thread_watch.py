@@ -40,7 +40,7 @@ def loops(event: Any, context: Any) -> None:
 
 
 def test_a_loop_in_python_is_interrupted_and_its_finally_block_runs():
-    ended = []
+    ended: list[str] = []
 
     @isolated
     def handler(event, context):
@@ -83,9 +83,12 @@ def test_many_threads_each_get_their_own():
             loops(event, context)
         return "done"
 
+    def called(event: dict[str, Any]) -> Any:
+        return handler(event, Context(0.3 if event["loops"] else 60))
+
     events = [{"seconds": number % 5 / 100, "loops": number % 2} for number in range(40)]
     with ThreadPoolExecutor(8) as pool:
-        futures = [pool.submit(lambda event=event: handler(event, Context(0.3 if event["loops"] else 60))) for event in events]
+        futures = [pool.submit(called, event) for event in events]
     for event, future in zip(events, futures, strict=True):
         error = future.exception()
         assert isinstance(error, InvocationTimeout) if event["loops"] else future.result() == "done"

@@ -179,7 +179,7 @@ def test_an_async_handlers_cleanup_is_not_cut_short():
             ended.append("finally")
 
     with pytest.raises(InvocationTimeout, match="in sleep, called from"):
-        handler({}, Context())
+        _ = handler({}, Context())
     assert ended == ["finally", "cleanup"]
 
 
@@ -191,7 +191,7 @@ def test_of_invocations_that_share_a_loop_only_the_late_one_is_cancelled():
 
     async def main() -> list[Any]:
         calls = (handler({"seconds": 30}, Context(0.4)), handler({"seconds": 0.8}, Context(30)))
-        return await asyncio.gather(*calls, return_exceptions=True)
+        return list(await asyncio.gather(*calls, return_exceptions=True))
 
     late, in_time = asyncio.run(main())
     assert isinstance(late, InvocationTimeout)

@@ -8,6 +8,7 @@ import re
 import sqlite3
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,14 +131,14 @@ def test_the_error_comes_before_the_cut_and_tells_what_it_should(way, seen):
 
 def test_a_transaction_that_is_open_is_rolled_back(tmp_path):
     database = tmp_path / "database"
-    with sqlite3.connect(database) as connection:
+    with closing(sqlite3.connect(database)) as connection:
         connection.execute("create table t (x)")
 
     async def scenario() -> None:
         async with environment("handler", tmp_path / "root", []) as local:
             outcome = await local.invoke(event(database=str(database)))
             assert outcome.error_type == "InvocationTimeout"
-            with sqlite3.connect(database, timeout=0) as other:  # at once: the lock is gone too
+            with closing(sqlite3.connect(database, timeout=0)) as other:  # at once: the lock is gone too
                 other.execute("insert into t values ('other')")
                 assert other.execute("select x from t").fetchall() == [("other",)]
 
