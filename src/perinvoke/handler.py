@@ -169,6 +169,8 @@ async def _invoked_in_loop(settings: Settings, event: object, context: object, c
         if not isinstance(error, CancelledError) or timed_out(invocation, error) is not None:
             _raise_in_its_place(invocation, error)
         raise  # who cancels this task, wants it cancelled
+    finally:
+        invocation.task = None  # else both would wait for the garbage collector
 
 
 def _run(invocation: Invocation, result: Any) -> Any:

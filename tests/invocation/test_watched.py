@@ -68,6 +68,8 @@ def standing(
         # perinvoke's bookkeeping is never interrupted; a user's module of a similar name is.
         ({"place": HERE}, standing("perinvoke.handler", untouchable=True), 0.002, Look.DELICATE),
         ({"place": HERE}, standing("threading", untouchable=True), GRACE_SECONDS, Look.GIVE_UP),
+        ({"logged": True}, standing("app", untouchable=True), GRACE_SECONDS + 5, Look.DELICATE),  # until it leaves that place
+        ({"logged": True}, standing("app"), GRACE_SECONDS + 5, Look.INTERRUPT),
         ({}, standing("perinvoke_app"), 0, Look.INTERRUPT),
         # On its way out.
         ({"struck": True}, standing(unwinding=True), 0.05, Look.UNWINDING),
@@ -113,6 +115,7 @@ def test_bookkeeping_and_the_start_of_a_thread_are_never_interrupted():
 def test_the_next_look_comes_soon_where_it_is_delicate_and_never_when_all_is_over():
     assert next_look_at(watched(), Look.TOO_EARLY, 5.0) == AT
     assert next_look_at(watched(), Look.DELICATE, AT) == AT + 0.002
+    assert next_look_at(watched(logged=True), Look.DELICATE, AT) == AT + 0.05
     assert next_look_at(watched(), Look.INTERRUPT, AT) == AT + 0.05
     assert next_look_at(watched(over=True), Look.GIVE_UP, AT) == float("inf")
 

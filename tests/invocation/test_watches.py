@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import importlib
 import pickle
+import sys
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -252,3 +256,46 @@ def test_where_nothing_can_watch_the_handler_works_and_that_is_told_once(caplog,
     handler = isolated(lambda event, context: "done")
     assert [handler({}, Context(20)), handler({}, Context(20))] == ["done", "done"]
     assert caplog.text.count("perinvoke can't watch over deadlines here: OSError: no more threads") == 1
+
+
+def test_an_async_invocation_and_its_task_do_not_wait_for_the_garbage_collector():
+    class Kept:
+        """What the invocation holds, and nobody else."""
+
+    ended: list[weakref.ref[Kept]] = []
+
+    @isolated
+    async def handler(event, context):
+        kept = current().state_defaults["kept"] = Kept()
+        ended.append(weakref.ref(kept))
+
+    async def main() -> None:
+        await handler({}, Context(20))
+
+    gc.collect()
+    gc.disable()
+    try:
+        _ = handler({}, Context(20))
+        asyncio.run(main())
+        assert [seen() for seen in ended] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_an_import_is_never_cut_in_half(tmp_path, monkeypatch):
+    package = tmp_path / "slow_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("from slow_package.part import *\nimport time; time.sleep(0.8)\nprint(part)")
+    (package / "part.py").write_text("import time; time.sleep(0.4); VALUE = 3")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    @isolated
+    def handler(event, context):
+        importlib.import_module("slow_package")
+        if event.get("sleeps"):
+            time.sleep(30)
+        return sys.modules["slow_package"].VALUE
+
+    with pytest.raises(InvocationTimeout):
+        handler({"sleeps": True}, Context(0.3))
+    assert handler({}, Context(30)) == 3

@@ -16,7 +16,7 @@ from perinvoke.invocation.context import entered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
     from typing import Any
 
     from perinvoke.invocation.context import Invocation
@@ -53,6 +53,7 @@ class EventLoops:
             pending = asyncio.all_tasks(loop) - before
             if pending:
                 loop.run_until_complete(_cancelled(invocation, pending, main))
+            invocation.task = None  # else both would wait for the garbage collector: the task's context knows the invocation
 
     def _loop(self) -> asyncio.AbstractEventLoop:
         own: _OwnLoop | None = getattr(self._here, "own", None)
@@ -68,8 +69,9 @@ class _OwnLoop:
         self.loop = asyncio.new_event_loop()
         self._pid = os.getpid()
 
-    def __del__(self) -> None:
-        if os.getpid() == self._pid and not self.loop.is_running() and not sys.is_finalizing():
+    def __del__(self, getpid: Callable[[], int] = os.getpid, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # The functions as defaults: at the interpreter's end this module's names may be gone.
+        if getpid() == self._pid and not self.loop.is_running() and not is_finalizing():
             self.loop.close()
 
 

@@ -26,7 +26,8 @@ def act(watched: Watched, look: Look, frame: FrameType, now: float, *, directly:
         watched.over = True
         log_stacks(watched, stacks_of_all_threads(thread_id, frame), "is still running though its time is up", directly=directly)
     elif look is Look.GIVE_UP:
-        watched.over = True
+        watched.logged = True
+        watched.over = watched.struck or watched.cancelled  # else it stands where it can't be told yet
         log_stacks(watched, stacks_of_all_threads(thread_id, frame), _given_up(watched), directly=directly)
 
 

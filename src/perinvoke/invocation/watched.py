@@ -6,6 +6,7 @@ An interrupt may strike between any two bytecodes, so it matters where:
   what stands at the very same instruction of the very same frame is blocked there, and is interrupted: a wait is meant to be.
 * perinvoke's bookkeeping of an invocation is never interrupted: it doesn't block. Nor is a thread's start: before Python 3.12
   a thread that doesn't run yet has its starter's number, and what is raised for the one may strike the other, which nobody sees.
+* An import is never cut in half: a package whose import failed half-way may fail in every later invocation of the worker.
 * What is unwinding already is left alone: its ``finally`` blocks must run.
 * An async handler's task is cancelled first. Only a task that blocks its event loop is interrupted where it stands.
 
@@ -35,16 +36,15 @@ GRACE_SECONDS = 1.0
 _DELICATE_SECONDS = 0.002
 _AGAIN_SECONDS = 0.05
 
+_IMPORTING = frozenset(
+    {"importlib._bootstrap", "importlib._bootstrap_external", "_frozen_importlib", "_frozen_importlib_external"}
+)
 _DELICATE = frozenset(
     {
         "_weakrefset",
         "concurrent.futures._base",
         "concurrent.futures.thread",
         "contextlib",
-        "importlib._bootstrap",
-        "importlib._bootstrap_external",
-        "_frozen_importlib",
-        "_frozen_importlib_external",
         "logging",
         "queue",
         "threading",
@@ -71,7 +71,7 @@ class Look(enum.Enum):
     UNWINDING = "it has been told and is on its way out"
     INTERRUPT = "DeadlineReached is raised where it stands"
     REPORT = "its stack is logged, and nothing else happens"
-    GIVE_UP = "it doesn't give way: the stacks of all threads are logged, and it is left alone"
+    GIVE_UP = "it doesn't give way: the stacks of all threads are logged; what has been told is left alone from then on"
 
 
 Standing = collections.namedtuple("Standing", "module place unwinding task_runs untouchable")  # noqa: PYI024  # typing costs a worker 3 ms
@@ -82,7 +82,7 @@ handled there; whether a task of the handler's event loop is running, and not ju
 class Watched:
     """How far the watch over one invocation has got; lives from the first look that finds it due to the invocation's end."""
 
-    __slots__ = ("cancelled", "delivered", "error_type", "give_up_at", "invocation", "over", "place", "stack", "struck")
+    __slots__ = ("cancelled", "delivered", "error_type", "give_up_at", "invocation", "logged", "over", "place", "stack", "struck")
 
     def __init__(self, invocation: Invocation) -> None:
         self.invocation = invocation
@@ -99,6 +99,7 @@ class Watched:
         self.struck = False  # DeadlineReached was raised
         self.cancelled = False  # its task was told to cancel
         self.delivered = False  # the event loop has done so
+        self.logged = False  # that it doesn't give way
         self.over = False  # nothing more is done
         self.place: tuple[FrameType, int] | None = None  # of the last look, where that was delicate
         self.stack: list[str] = []  # where it stood when its time was up, innermost first
@@ -140,7 +141,7 @@ def decide(watched: Watched, standing: Standing, now: float) -> Look:  # noqa: P
     if invocation.task is not None and not already_told:
         return Look.CANCEL  # wherever it stands: the event loop does it when it gets there
     if standing.untouchable or (_is_delicate(standing.module) and not _is_at(watched.place, standing.place)):
-        return Look.GIVE_UP if now >= watched.give_up_at else Look.DELICATE
+        return Look.GIVE_UP if now >= watched.give_up_at and not watched.logged else Look.DELICATE
     if watched.cancelled and (watched.delivered or not standing.task_runs):
         return Look.UNWINDING
     return Look.INTERRUPT
@@ -163,7 +164,7 @@ def next_look_at(watched: Watched, look: Look, now: float) -> float:
         return watched.invocation.deadline.interrupt_at_monotonic
     if watched.over:
         return float("inf")
-    return now + (_DELICATE_SECONDS if look is Look.DELICATE else _AGAIN_SECONDS)
+    return now + (_DELICATE_SECONDS if look is Look.DELICATE and not watched.logged else _AGAIN_SECONDS)
 
 
 def standing_of(watched: Watched, frame: FrameType, handling: BaseException | None) -> Standing:
@@ -174,7 +175,7 @@ def standing_of(watched: Watched, frame: FrameType, handling: BaseException | No
         (frame, frame.f_lasti),
         watched.caused(handling),
         _task_runs(watched.invocation),
-        module.startswith(_UNTOUCHABLE) or (module == "threading" and _starts_a_thread(frame)),
+        module.startswith(_UNTOUCHABLE) or (module == "threading" and _starts_a_thread(frame)) or _imports(frame),
     )
 
 
@@ -229,6 +230,18 @@ def _starts_a_thread(frame: FrameType | None) -> bool:
         if frame is None or _name_of(frame) != "threading":
             return False
         if frame.f_code.co_name == "start":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether the handler is importing something there, and not just called by code that is being imported."""
+    while frame is not None:
+        module = _name_of(frame)
+        if module == "perinvoke.handler":
+            return False
+        if module in _IMPORTING:
             return True
         frame = frame.f_back
     return False
