@@ -69,6 +69,25 @@ def untouched_rows(folder: Path, *, rounds: int, calls: int) -> list[Row]:
     ]
 
 
+def watch_rows(*, rounds: int, calls: int) -> list[Row]:
+    """What the watch over the deadline costs: armed against ``on_timeout="off"``."""
+
+    def bare(event: Any, context: Any) -> Any:
+        return event
+
+    found = _measure({"bare": bare, "armed": isolated(bare), "off": isolated(on_timeout="off")(bare)}, rounds=rounds, calls=calls)
+    return [
+        Row(
+            "the watch over the deadline, armed and disarmed",
+            Unit.MICROSECONDS,
+            found["armed"].above(found["off"]),
+            peer='all of `isolated(on_timeout="off")` over the bare handler',
+            peer_measured=found["off"].above(found["bare"]),
+            target=Target(3e-6, Unit.MICROSECONDS),
+        )
+    ]
+
+
 def one_file_rows(folder: Path, *, rounds: int, calls: int) -> list[Row]:
     """A handler that writes one file, under a fixed name."""
     found = _measure(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imports import import_rows
-from invocations import cleaning_rows, one_file_rows, untouched_rows
+from invocations import cleaning_rows, one_file_rows, untouched_rows, watch_rows
 from results import Findings, page, show
 from throughput import throughput_rows
 
@@ -59,6 +59,8 @@ def findings(*, quick: bool, folder: Path) -> Findings:
     rows = []
     show("an invocation that touches no file ...")
     rows += untouched_rows(by_hand, rounds=effort.untouched, calls=effort.untouched_calls)
+    show("the watch over the deadline ...")
+    rows += watch_rows(rounds=effort.untouched, calls=effort.untouched_calls)
     show("one file ...")
     rows += one_file_rows(by_hand, rounds=effort.one_file, calls=effort.one_file_calls)
     show(f"cleaning {effort.files:,} files ...")

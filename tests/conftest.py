@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _quiet() -> None:
-    """No test begins while a worker of the last one still removes files in a thread: some count threads and descriptors."""
+    """No test begins while a thread of the last one's worker still runs: some count threads and descriptors, some fork."""
+    worker.process.watches.close()
     for thread in threading.enumerate():
         if thread.name == "perinvoke-trash":
             thread.join(30)

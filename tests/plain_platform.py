@@ -10,6 +10,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -43,6 +44,7 @@ class Platform:
         self._waiting: queue.Queue[tuple[str, bytes]] = queue.Queue()
         self._handed_out: set[str] = set()
         self._lock = threading.Lock()
+        self._connections: list[socket.socket] = []
         ThreadingHTTPServer.request_queue_size = 256  # all workers connect at once
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -55,6 +57,16 @@ class Platform:
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
+
+    def vanish(self) -> None:
+        """Close every connection, and take no other."""
+        self._server.shutdown()
+        self._server.server_close()
+        for connection in self._connections:
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:  # it has ended
+                continue
 
     def __exit__(self, *_: object) -> None:
         if self.runtime is not None and self.runtime.poll() is None:
@@ -128,6 +140,10 @@ class Platform:
     def _handler(platform) -> type[BaseHTTPRequestHandler]:  # noqa: N805  # the handler's self is another
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                platform._connections.append(self.connection)
 
             def do_GET(self) -> None:
                 assert self.path == NEXT, self.path

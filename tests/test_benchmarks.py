@@ -15,6 +15,7 @@ PROGRAMS = 2 if importlib.util.find_spec("pandas") else 1  # boto3 and, where it
 
 ROWS = {
     "overhead of `isolated` over the bare handler, scratch never touched": 1,
+    "the watch over the deadline, armed and disarmed": 1,
     "`isolated`, one file written below": 2,
     "files left in scratch: answer delayed": 1,
     "files left in scratch: until all are removed": 1,

@@ -16,7 +16,7 @@ ALLOWED = {
     "__init__": {"handler", "invocation", "sharing"},
     "errors": set(),
     "settings": set(),
-    "clock": set(),
+    "clock": {"settings"},
     "invocation": {"clock", "settings"},
     "environment": {"clock", "settings"},
     "worker": {"invocation", "environment", "settings", "clock"},

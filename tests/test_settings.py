@@ -51,7 +51,7 @@ def test_any_root_is_either_an_absolute_path_or_an_error_that_says_what_is_allow
 
 def test_a_variable_nobody_knows_is_pointed_out(caplog):
     warn_of_unknown({"PERINVOKE_ROOTS": "/x", "PERINVOKE_ROOT": "/y"})
-    assert "does not know PERINVOKE_ROOTS; it knows PERINVOKE_HANDLER, PERINVOKE_MIN_FREE_BYTES, " in caplog.text
+    assert "does not know PERINVOKE_ROOTS; it knows PERINVOKE_CALLER_TIMEOUT_SECONDS, PERINVOKE_HANDLER, " in caplog.text
 
 
 @pytest.mark.parametrize("value", ["", "-1", "0.5", "abc", "\u0661", "1e3", " 1"])
@@ -63,3 +63,40 @@ def test_a_margin_that_is_no_whole_number_is_an_error(value):
 def test_the_margin_is_300_ms_unless_set():
     assert read_settings({}).timeout_margin_seconds == 0.3
     assert read_settings({"PERINVOKE_TIMEOUT_MARGIN_MS": "1500"}).timeout_margin_seconds == 1.5
+
+
+@pytest.mark.parametrize("name", ["PERINVOKE_TIMEOUT_SECONDS", "PERINVOKE_CALLER_TIMEOUT_SECONDS"])
+@pytest.mark.parametrize(
+    "value", ["", "0", "0.0", "-1", "nan", "inf", "1e3", "1_0", " 1", "1.", ".5", "1.2.3", "86401", "9" * 400, "\u0661", "2s"]
+)
+def test_seconds_that_are_none_are_an_error(name, value):
+    with pytest.raises(SettingError, match=f"{name} is .* number of seconds above 0, up to 86400, such as 29 or 2.5"):
+        read_settings({name: value})
+
+
+def test_time_outs_are_not_set_unless_they_are():
+    settings = read_settings({})
+    assert (settings.timeout_seconds, settings.caller_timeout_seconds, settings.on_timeout) == (None, None, "raise")
+    settings = read_settings({"PERINVOKE_TIMEOUT_SECONDS": "2.5", "PERINVOKE_CALLER_TIMEOUT_SECONDS": "29"})
+    assert (settings.timeout_seconds, settings.caller_timeout_seconds) == (2.5, 29)
+
+
+@pytest.mark.parametrize("value", ["", "RAISE", "kill", "raise "])
+def test_an_on_timeout_that_there_is_not_is_an_error(value):
+    with pytest.raises(SettingError, match="PERINVOKE_ON_TIMEOUT is .*; allowed is one of raise, replace, report, off"):
+        read_settings({"PERINVOKE_ON_TIMEOUT": value})
+    with pytest.raises(SettingError, match="isolated's on_timeout is .*; allowed is one of raise, replace, report, off"):
+        read_settings({}, on_timeout=value)
+
+
+def test_an_argument_wins_over_its_variable():
+    assert read_settings({"PERINVOKE_ON_TIMEOUT": "off"}, on_timeout="report").on_timeout == "report"
+    assert read_settings({"PERINVOKE_ON_TIMEOUT": "off"}).on_timeout == "off"
+
+
+@pytest.mark.parametrize(
+    ("execution_env", "polls"),
+    [("AWS_Lambda_python3.13", True), ("AWS_Lambda_python3.11", False), ("", False), ("AWS_Lambda_python3.x", False)],
+)
+def test_how_the_runtime_waits_for_the_next_invocation(execution_env, polls):
+    assert read_settings({"AWS_EXECUTION_ENV": execution_env}).polls_in_helper_thread is polls

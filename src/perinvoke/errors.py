@@ -37,7 +37,7 @@ class SettingError(FixConfiguration, ValueError):
     """A ``PERINVOKE_*`` variable or an argument of ``isolated`` has a value that isn't allowed."""
 
     setting: str
-    value: str
+    value: object
     allowed: str
 
 
@@ -126,6 +126,30 @@ class SharedFileTooLarge(SharedFileError):
 
 class WorkerDied(InvocationFailed):
     """The worker's process ended while it ran this invocation. Never raised: the runtime's parent answers the caller with it."""
+
+
+class DeadlineReached(BaseException):
+    """What is raised inside a handler whose time is up; the caller gets ``InvocationTimeout``.
+
+    Not of the tree, and no ``Exception``: a handler's ``except Exception`` must not swallow it. ``finally`` blocks and context
+    managers run, and should be quick: the margin is all the time there is.
+    """
+
+
+class InvocationTimeout(InvocationFailed, TimeoutError):
+    """The handler was still running when its time was up, and was interrupted.
+
+    Attributes:
+        request_id: of the invocation.
+        seconds: how long it might have taken.
+        set_by: who allowed no more: the platform or a variable.
+        stack: where the code stood, innermost first.
+    """
+
+    request_id: str
+    seconds: float
+    set_by: str
+    stack: list[str]
 
 
 class HandlerExited(InvocationFailed):

@@ -1,9 +1,10 @@
 """``isolated``: the one place that joins the scopes; and ``handler``, the entry point that needs no change to anybody's code.
 
 One invocation, in order: its context (a copy, so that nothing set in it leaks), its place in the process, the handler, and at the
-end, always, ``worker.leave``. What the handler raises reaches the caller unchanged, with two exceptions. A ``BaseException``: the
-runtime catches only ``Exception``, so ``SystemExit`` would end a worker that the platform doesn't replace. And the system's "no
-space left": all workers share the disk, so the error tells who fills it.
+end, always, ``worker.leave``. What the handler raises reaches the caller unchanged, with three exceptions. What came of the
+interrupt at its deadline is an ``InvocationTimeout``. A ``BaseException``: the runtime catches only ``Exception``, so
+``SystemExit`` would end a worker that the platform doesn't replace. And the system's "no space left": all workers share the disk,
+so the error tells who fills it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import importlib
 import sys
 
 from perinvoke import worker
-from perinvoke.errors import FixConfiguration, HandlerError, HandlerExited
+from perinvoke.errors import DeadlineReached, FixConfiguration, HandlerError, HandlerExited
 from perinvoke.full_disk import raise_if_disk_is_full
 from perinvoke.invocation import carry
+from perinvoke.invocation.watches import timed_out
 from perinvoke.settings import read_settings, warn_of_unknown
 
 TYPE_CHECKING = False
@@ -41,10 +43,10 @@ _CO_GENERATORS = 0x20 | 0x200
 
 
 @overload
-def isolated(handler: Handler, /) -> Handler: ...  # noqa: D103  # ruff knows overload by its import only
+def isolated(handler: Handler, /, *, on_timeout: str | None = None) -> Handler: ...  # noqa: D103  # ruff knows overload by its import only
 @overload
-def isolated() -> Callable[[Handler], Handler]: ...  # noqa: D103, F811  # the same
-def isolated(handler: Any = None, /) -> Any:  # noqa: F811  # the same
+def isolated(*, on_timeout: str | None = None) -> Callable[[Handler], Handler]: ...  # noqa: D103, F811  # the same
+def isolated(handler: Any = None, /, *, on_timeout: str | None = None) -> Any:  # noqa: F811  # the same
     """Wrap a Lambda handler so that each invocation has its own scratch directory, state and deferred cleanups.
 
     Works as ``@isolated`` and ``@isolated()``, for a function, a method or any callable; keeps name, signature and
@@ -52,27 +54,39 @@ def isolated(handler: Any = None, /) -> Any:  # noqa: F811  # the same
     ``KeyboardInterrupt`` and every other ``BaseException``: the caller gets ``HandlerExited`` and the worker lives on. An error
     that says that the disk below perinvoke's root is full becomes ``ScratchFull``.
 
+    A handler that is still running when its deadline is ``PERINVOKE_TIMEOUT_MARGIN_MS`` away is interrupted: ``DeadlineReached``
+    is raised where it stands (an async handler is cancelled), its ``finally`` blocks run, and the caller gets
+    ``InvocationTimeout``. In the main thread that also interrupts what waits; in another thread, a wait is interrupted when it
+    returns. Whatever else the handler raises while it is on its way out, the caller learns of the time-out. A handler that
+    swallows the interrupt is interrupted again every 50 ms, for a second; then the stacks of all threads are logged.
+
     An ``async def`` handler runs in an event loop that the worker keeps, and the wrapper returns its result: the runtime calls
     it so. Called where a loop is running (a test, another async handler) it returns an awaitable, as its type says.
 
     Without a Lambda context (``context=None``, a mock) it works the same, with a made-up request id and no deadline. May be
     called from several threads at once: what the process has only once is then left alone. A child that the handler forks cleans
-    up nothing of its parent's.
+    up nothing of its parent's, and is not interrupted.
+
+    Args:
+        handler: the handler.
+        on_timeout: what happens to it at its deadline; None: what ``PERINVOKE_ON_TIMEOUT`` says, and ``"raise"`` without that.
+            ``"raise"``: it is interrupted. ``"replace"``: the same, and where a supervisor runs, its worker is ended and replaced
+            when it doesn't give way. ``"report"``: the stacks of all threads are logged and it goes on. ``"off"``: nothing.
 
     Raises:
-        SettingError: a ``PERINVOKE_*`` variable has a value that isn't allowed; here, at init.
+        SettingError: a ``PERINVOKE_*`` variable or an argument has a value that isn't allowed; here, at init.
         HandlerError: ``handler`` can't be called.
         RootError: from a call: the folder below which perinvoke keeps its files can't be used or trusted.
     """
     if handler is None:
-        return isolated
+        return functools.partial(isolated, on_timeout=on_timeout)
     if not callable(handler):
         raise HandlerError(f"isolated() wraps a handler, a callable; got {handler!r}", handler=repr(handler))
     if getattr(handler, "__perinvoke_isolated__", False):
         return handler  # decorated, and named by PERINVOKE_HANDLER as well
     warn_of_unknown()
     carry.install()
-    return _wrapped(handler, read_settings())
+    return _wrapped(handler, read_settings(on_timeout=on_timeout))
 
 
 def _wrapped(handler: Callable[..., Any], settings: Settings) -> Callable[..., Any]:
@@ -86,18 +100,19 @@ def _wrapped(handler: Callable[..., Any], settings: Settings) -> Callable[..., A
     @functools.wraps(handler)
     def isolated_handler(*args: Any, **kwargs: Any) -> Any:
         context = args[context_position] if len(args) > context_position else kwargs.get("context")
+        event = args[context_position - 1] if len(args) >= context_position else kwargs.get("event")
         own_context = contextvars.copy_context()
         if is_async and _in_running_loop():
-            return _awaited(settings, context, functools.partial(handler, *args, **kwargs), own_context)
-        return own_context.run(_invoked, settings, context, handler, args, kwargs)
+            return _awaited(settings, event, context, functools.partial(handler, *args, **kwargs), own_context)
+        return own_context.run(_invoked, settings, event, context, handler, args, kwargs)
 
     isolated_handler.__perinvoke_isolated__ = True  # type: ignore[attr-defined]
     return isolated_handler
 
 
-def _invoked(settings: Settings, context: object, handler: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+def _invoked(settings: Settings, event: object, context: object, handler: Callable[..., Any], args: Any, kwargs: Any) -> Any:  # noqa: PLR0917  # no tuple made for every invocation
     """The invocation of a sync handler, or of an async one where no loop runs."""
-    invocation = worker.begin(settings, context)
+    invocation = worker.begin(settings, event, context)
     try:
         try:
             worker.enter(invocation, settings)
@@ -114,26 +129,26 @@ def _invoked(settings: Settings, context: object, handler: Callable[..., Any], a
             except BaseException:
                 worker.leave_all_the_same(invocation)
                 raise
-    except Exception:
-        raise
     except BaseException as error:
-        raise _exited(invocation, error) from error
+        _raise_in_its_place(invocation, error)
+        raise
 
 
-async def _awaited(settings: Settings, context: object, call: Callable[[], Any], own: contextvars.Context) -> Any:
+async def _awaited(settings: Settings, event: object, context: object, call: Callable[[], Any], own: contextvars.Context) -> Any:
     """The invocation of an async handler in a loop that is already running: a task of its own, for its own context."""
     import asyncio  # noqa: PLC0415  # cold start: a loop is running, so it is loaded
 
-    return await asyncio.get_running_loop().create_task(_invoked_in_loop(settings, context, call), context=own)
+    return await asyncio.get_running_loop().create_task(_invoked_in_loop(settings, event, context, call), context=own)
 
 
-async def _invoked_in_loop(settings: Settings, context: object, call: Callable[[], Any]) -> Any:
-    from asyncio import CancelledError  # noqa: PLC0415  # the same
+async def _invoked_in_loop(settings: Settings, event: object, context: object, call: Callable[[], Any]) -> Any:
+    from asyncio import CancelledError, current_task  # noqa: PLC0415  # the same
 
     from perinvoke.invocation.event_loop import cleaned_up, tasks_cancelled  # noqa: PLC0415  # the same
 
-    invocation = worker.begin(settings, context)
+    invocation = worker.begin(settings, event, context)
     invocation.in_loop = True
+    invocation.task = current_task()
     try:
         try:
             worker.enter(invocation, settings)
@@ -150,10 +165,12 @@ async def _invoked_in_loop(settings: Settings, context: object, call: Callable[[
                 except BaseException:
                     worker.leave_all_the_same(invocation)
                     raise
-    except (Exception, CancelledError):
-        raise  # who cancels this task, wants it cancelled
     except BaseException as error:
-        raise _exited(invocation, error) from error
+        if not isinstance(error, CancelledError) or timed_out(invocation, error) is not None:
+            _raise_in_its_place(invocation, error)
+        raise  # who cancels this task, wants it cancelled
+    finally:
+        invocation.task = None  # else both would wait for the garbage collector
 
 
 def _run(invocation: Invocation, result: Any) -> Any:
@@ -164,6 +181,15 @@ def _run(invocation: Invocation, result: Any) -> Any:
             "the handler returned an awaitable, and this thread runs an event loop: wrap the async function itself with isolated"
         )
     return worker.process.event_loops().run(invocation, result)
+
+
+def _raise_in_its_place(invocation: Invocation, error: BaseException) -> None:
+    """Raise what the caller gets instead of ``error``; return where that is ``error`` itself."""
+    timeout = timed_out(invocation, error)
+    if timeout is not None:
+        raise timeout from error
+    if not isinstance(error, Exception | DeadlineReached):  # of an outer invocation, whose own wrapper translates it
+        raise _exited(invocation, error) from error
 
 
 def _exited(invocation: Invocation, error: BaseException) -> HandlerExited:

@@ -12,6 +12,7 @@ import os
 import threading
 import time
 
+from perinvoke.environment import supervised
 from perinvoke.environment.names import TRASH
 from perinvoke.environment.space import LOOK_SECONDS, Space
 from perinvoke.environment.worker_directory import WorkerDirectory, not_made
@@ -23,6 +24,7 @@ from perinvoke.invocation.report import report
 from perinvoke.invocation.scratch import Scratch, Shelf
 from perinvoke.invocation.tempdir import forget_directories_below
 from perinvoke.invocation.trash import Trash
+from perinvoke.invocation.watches import Watches
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,6 +115,7 @@ class Process:
     def __init__(self) -> None:
         self.occupancy = Occupancy()
         self.child_watch = ChildWatch()
+        self.watches = Watches()
         self._workers: dict[str, Worker] = {}
         self._event_loops: EventLoops | None = None
         self._lock = threading.Lock()  # two threads' first invocations make one Worker
@@ -161,19 +164,20 @@ def _remove() -> None:
 os.register_at_fork(after_in_child=_forget)
 
 
-def begin(settings: Settings, context: object) -> Invocation:
+def begin(settings: Settings, event: object, context: object) -> Invocation:
     """An invocation that has not entered yet. Every one that is begun must be left."""
-    return Invocation(context, running(), settings, Scratch(process.worker(settings).shelf))
+    return Invocation(event, context, running(), settings, Scratch(process.worker(settings).shelf))
 
 
 def enter(invocation: Invocation, settings: Settings) -> None:
-    """Enter in the current context, which must be the invocation's own.
+    """Enter in the current context, which must be the invocation's own, and watch over its deadline from then on.
 
     Raises:
         RootError: the root can't be used or trusted.
     """
     process.occupancy.enter(invocation, shared_process=settings.shared_process)
     entered.set(invocation)
+    process.watches.arm(invocation, supervised.supervisor)
 
 
 def space_of(invocation: Invocation) -> Space:
@@ -192,6 +196,9 @@ class _Ending:
         self.left_running: list[str] = []
         self.changes: tuple[list[str], list[str]] = ([], [])  # put back, and left changed
         self.trouble: list[str] = []
+
+    def disarm(self) -> None:
+        process.watches.disarm(self.invocation)
 
     def run_cleanups(self) -> None:
         self.invocation.failed_cleanups += self.invocation.scope.close()
@@ -228,6 +235,7 @@ class _Ending:
 
 
 _STEPS = (
+    _Ending.disarm,  # first: the deadline interrupts a handler, never its end
     _Ending.run_cleanups,
     _Ending.give_back_locks,
     _Ending.find_leftovers,

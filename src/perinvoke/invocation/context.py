@@ -19,6 +19,7 @@ from perinvoke.invocation.scope import Scope
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from asyncio import Task
     from collections.abc import Callable, Hashable
     from concurrent.futures import Future
     from pathlib import Path
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from perinvoke.invocation.process_state import ProcessState
     from perinvoke.invocation.scratch import Scratch
+    from perinvoke.invocation.watched import Watched
+    from perinvoke.invocation.watches import Watch
     from perinvoke.settings import Settings
 
     P = ParamSpec("P")
@@ -41,7 +44,7 @@ class Invocation:
     Attributes:
         request_id: the platform's request id; made up where there is no Lambda context. Data, never part of a path.
         tenant_id: the tenant of a function in tenant isolation mode, or None.
-        deadline: when the platform ends this invocation.
+        deadline: when this invocation has to be over.
         parent: the invocation whose handler called this one, or None.
     """
 
@@ -59,24 +62,30 @@ class Invocation:
         "pid",
         "process_state",
         "processes",
+        "replaced_at",
         "request_id",
         "scope",
         "scratch_directory",
         "settings",
         "started_monotonic",
         "state_defaults",
+        "task",
         "tenant_id",
         "thread_id",
         "threads",
         "uncancelled_tasks",
+        "watch",
+        "watched",
         "work",
     )
 
-    def __init__(self, context: object, parent: Invocation | None, settings: Settings, scratch_directory: Scratch) -> None:
+    def __init__(
+        self, event: object, context: object, parent: Invocation | None, settings: Settings, scratch_directory: Scratch
+    ) -> None:
         self.settings = settings
         self.request_id = _text(context, "aws_request_id") or _made_up_request_id()
         self.tenant_id = _text(context, "tenant_id")
-        self.deadline = deadline_of(context)
+        self.deadline = deadline_of(settings, event, context)
         self.parent = parent
         self.pid = os.getpid()
         self.thread_id = threading.get_ident()
@@ -97,6 +106,10 @@ class Invocation:
         self.held: dict[Hashable, Callable[[Hashable], list[str]]] = {}  # what gives back locks that are still held, by owner
         self.process_state: ProcessState | None = None
         self.claims_process = False  # see occupancy.py
+        self.task: Task[Any] | None = None  # of an async handler
+        self.watch: Watch | None = None  # what watches over the deadline
+        self.watched: Watched | None = None  # how far that has got, once the time is up
+        self.replaced_at = 0.0  # when its worker is ended, if nothing else helps; 0: never
 
     @property
     def scratch(self) -> Path:

@@ -16,7 +16,7 @@ from perinvoke.invocation.context import entered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
     from typing import Any
 
     from perinvoke.invocation.context import Invocation
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # Seconds. What a cancelled task may still do in its finally blocks before the answer goes without it; arbitrary, and short beside
 # any time-out.
 _CANCEL_SECONDS = 1.0
+_LEAST_CANCEL_SECONDS = 0.05  # also when the deadline is that near: a task needs a turn of the loop
 
 
 class EventLoops:
@@ -44,6 +45,7 @@ class EventLoops:
         loop = self._loop()
         before = asyncio.all_tasks(loop)
         main = loop.create_task(cleaned_up(invocation, result), context=contextvars.copy_context())
+        invocation.task = main
         try:
             return loop.run_until_complete(main)
         finally:
@@ -51,6 +53,7 @@ class EventLoops:
             pending = asyncio.all_tasks(loop) - before
             if pending:
                 loop.run_until_complete(_cancelled(invocation, pending, main))
+            invocation.task = None  # else both would wait for the garbage collector: the task's context knows the invocation
 
     def _loop(self) -> asyncio.AbstractEventLoop:
         own: _OwnLoop | None = getattr(self._here, "own", None)
@@ -66,8 +69,9 @@ class _OwnLoop:
         self.loop = asyncio.new_event_loop()
         self._pid = os.getpid()
 
-    def __del__(self) -> None:
-        if os.getpid() == self._pid and not self.loop.is_running() and not sys.is_finalizing():
+    def __del__(self, getpid: Callable[[], int] = os.getpid, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # The functions as defaults: at the interpreter's end this module's names may be gone.
+        if getpid() == self._pid and not self.loop.is_running() and not is_finalizing():
             self.loop.close()
 
 
@@ -76,6 +80,8 @@ async def cleaned_up(invocation: Invocation, result: Awaitable[Any]) -> Any:
     try:
         return await result
     finally:
+        if invocation.watch is not None:
+            invocation.watch.disarm(invocation)  # nothing interrupts the cleanups
         task = asyncio.current_task()
         cancelled_before = task.cancelling() if task is not None else 0
         invocation.failed_cleanups += await invocation.scope.aclose()
@@ -108,6 +114,7 @@ async def _cancelled(invocation: Invocation, tasks: set[asyncio.Task[Any]], main
     """Cancel and wait, for a bounded time: a task may refuse to be cancelled, and is then noted as left running."""
     for task in tasks:
         task.cancel()
-    done, refusing = await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
+    seconds = min(_CANCEL_SECONDS, max(_LEAST_CANCEL_SECONDS, invocation.deadline.remaining_seconds() / 2))
+    done, refusing = await asyncio.wait(tasks, timeout=seconds)
     invocation.cancelled_tasks += sorted(task.get_name() for task in done if task is not main)
     invocation.uncancelled_tasks += sorted(f"task {task.get_name()}" for task in refusing)

@@ -39,10 +39,7 @@ class Asker:
 
     def wait_seconds(self) -> float:
         """Until the deadline less a margin, from now; outside an invocation for ever."""
-        if self._invocation is None:
-            return math.inf
-        margin_seconds = self._invocation.settings.timeout_margin_seconds
-        return max(0.0, self._invocation.deadline.remaining_seconds() - margin_seconds)
+        return math.inf if self._invocation is None else self._invocation.deadline.bound()
 
     def at_end(self, give_back: Callable[[Hashable], list[str]]) -> None:
         """Have ``give_back(key)`` called when the invocation ends."""

@@ -1,0 +1,211 @@
+"""The watch in the main thread, each case in a process of its own: signals, timers, forks and time-outs by the thousand."""
+
+from __future__ import annotations
+
+import pytest
+
+from timing_out import STORM, run
+
+pytestmark = pytest.mark.usefixtures("root")
+
+
+def test_thousands_of_time_outs_at_random_moments_leave_nothing_undone_and_nothing_held():
+    run(STORM + "storm(1500)\n")
+
+
+def test_sigalrm_and_setitimer_stay_the_handlers_own():
+    output, _ = run("""
+rung = []
+signal.signal(signal.SIGALRM, lambda number, frame: rung.append(number))
+@isolated
+def handler(event, context):
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    time.sleep(0.3)
+    signal.alarm(1)
+    sleeps({}, None)
+print(call(handler, 1), len(rung) >= 3, signal.getitimer(signal.ITIMER_REAL)[0] <= 1)
+""")
+    assert output == "InvocationTimeout True True\n"
+
+
+def test_a_handler_that_blocks_its_signals_goes_unwatched_and_the_next_one_does_not():
+    output, _ = run("""
+@isolated
+def blocks(event, context):
+    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
+    time.sleep(1.0)
+    return "slept"
+print(call(blocks))
+print(call(sleeper, 0.5))
+""")
+    first, warning, second = output.splitlines()
+    assert (first, second) == ("slept", "InvocationTimeout")
+    assert warning.startswith("WARNING perinvoke found its signal")
+
+
+def test_a_handler_that_takes_the_signal_goes_unwatched_and_the_next_one_does_not():
+    output, _ = run("""
+@isolated
+def takes(event, context):
+    for number in range(signal.SIGRTMIN, signal.SIGRTMAX + 1):
+        signal.signal(number, lambda number, frame: None)
+    time.sleep(1.0)
+    for number in range(signal.SIGRTMIN, signal.SIGRTMIN + 20):
+        signal.signal(number, signal.SIG_DFL)
+    return "slept"
+print(call(takes))
+print(call(sleeper, 0.5))
+""")
+    first, warning, second = output.splitlines()
+    assert (first, second) == ("slept", "InvocationTimeout")
+    assert "handled by somebody else, and takes another one" in warning
+
+
+def test_without_a_free_signal_a_thread_watches_instead():
+    output, _ = run("""
+for number in range(signal.SIGRTMIN, signal.SIGRTMAX + 1):
+    signal.signal(number, lambda number, frame: None)
+@isolated
+def loops(event, context):
+    while True:
+        pass
+print(call(loops))
+""")
+    assert output.splitlines()[0].startswith("WARNING perinvoke watches over deadlines by a thread, because there is no timer")
+    assert output.splitlines()[1:] == ["InvocationTimeout"]
+
+
+def test_a_timer_that_still_runs_interrupts_nobody_later():
+    output, _ = run("""
+print(call(sleeper, 0.3, {"seconds": 0.01}))
+started = time.monotonic()
+time.sleep(0.6)
+print(call(isolated(lambda event, context: time.sleep(0.5) or "done"), 30), time.monotonic() - started < 20)
+""")
+    assert output == "slept\ndone True\n"
+
+
+def test_a_forked_child_is_not_interrupted_and_watches_over_its_own_invocations():
+    output, _ = run("""
+@isolated
+def forks(event, context):
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(0.4)
+        print("child", call(sleeper), flush=True)
+        os._exit(0)
+    try:
+        time.sleep(30)
+    finally:
+        os.waitpid(pid, 0)
+print(call(forks))
+""")
+    assert output == "child InvocationTimeout\nInvocationTimeout\n"
+
+
+def test_at_the_processs_end_no_timer_strikes():
+    run("call(sleeper, 0.2, {'seconds': 0.01}); time.sleep(0.19)\n")
+
+
+def test_code_that_is_stuck_in_c_has_its_stack_written_and_other_code_has_not():
+    sooner = """
+from perinvoke.invocation import deadline_watch
+deadline_watch._STUCK_SPARE_SECONDS = 0.5
+"""
+    stuck = """
+@isolated
+def handler(event, context):
+    stuck_in_c(2.5)
+print(call(handler))
+"""
+    output, errors = run(sooner + stuck)
+    assert output == "InvocationTimeout\n"  # when the call has returned
+    assert errors.count("in stuck_in_c") == 1
+    assert "most recent call first" in errors
+    output, errors = run(sooner + "print(call(sleeper)); time.sleep(2); print(call(sleeper, 9, {'seconds': 2.5}))")
+    assert (output, errors) == ("InvocationTimeout\nslept\n", "")
+
+
+SUPERVISOR = """
+told = []
+class Supervisor:
+    def replace_at(self, at_monotonic, timeout_seconds):
+        told.append((at_monotonic, timeout_seconds))
+supervised.supervisor = Supervisor()
+"""
+
+
+def test_a_supervisor_is_told_when_to_end_the_worker_and_that_it_need_not():
+    output, _ = run(
+        SUPERVISOR
+        + """
+inner = isolated(on_timeout="replace")(lambda event, context: len(told))
+@isolated(on_timeout="replace")
+def handler(event, context):
+    inner({}, Context(50))
+    return "done"
+before = time.monotonic()
+print(call(handler, 10))
+(first, second, third, last) = told
+print(round(first[0] - before, 1), round(first[1], 1), first == second == third, last)
+""",
+        PERINVOKE_TIMEOUT_MARGIN_MS="300",
+    )
+    assert output == "done\n9.9 10.0 True (0.0, 0.0)\n"
+
+
+@pytest.mark.parametrize("how", ["stuck_in_c(2.5)", "swallows()"])
+def test_the_stacks_are_written_just_before_the_worker_is_ended(how):
+    """Four seconds, a margin of two: the interrupt after 2.05, the worker's end after 3.05, and the stacks before it."""
+    output, errors = run(
+        SUPERVISOR
+        + f"""
+sys.stdout.reconfigure(line_buffering=True)
+@isolated(on_timeout="replace")
+def handler(event, context):
+    def watch_log():
+        time.sleep(max(0, told[0][0] - time.monotonic()))
+        print("ended", flush=True)
+    threading.Thread(target=watch_log, daemon=True).start()
+    def swallows():
+        until = time.monotonic() + 3.5
+        while time.monotonic() < until:
+            try:
+                time.sleep(0.05)
+            except BaseException:
+                pass
+    time.sleep(1)
+    {how}
+print(call(handler, 4))
+""",
+        PERINVOKE_TIMEOUT_MARGIN_MS="2000",
+    )
+    if how.startswith("stuck"):
+        assert output == "ended\nInvocationTimeout\n"
+        assert errors.count("in stuck_in_c") == 1
+    else:
+        assert output.index("its worker is ended and replaced. Stacks") < output.index("ended\n")
+        assert errors == ""
+
+
+def test_a_supervisor_that_fails_costs_no_answer():
+    output, _ = run("""
+class Supervisor:
+    def replace_at(self, at_monotonic, timeout_seconds):
+        raise OSError("gone")
+supervised.supervisor = Supervisor()
+print(call(isolated(on_timeout="replace")(lambda event, context: "done"), 10))
+""")
+    assert "perinvoke's supervisor could not be told" in output
+    assert output.endswith("done\n")
+
+
+def test_nothing_of_it_is_loaded_before_an_invocation_has_a_deadline():
+    output, _ = run("""
+for name in ("deadline_watch", "thread_watch", "process_timer"):
+    assert f"perinvoke.invocation.{name}" not in sys.modules
+handler = isolated(lambda event, context: "done")
+print(handler({}, None), call(isolated(on_timeout="off")(lambda event, context: "off")))
+print("perinvoke.invocation.process_timer" in sys.modules, call(handler), "perinvoke.invocation.process_timer" in sys.modules)
+""")
+    assert output == "done off\nFalse done True\n"
