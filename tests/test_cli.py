@@ -137,7 +137,16 @@ def test_a_load_ends_with_a_plain_table_in_a_pipe(tmp_path: Path) -> None:
     done = run_load("app.echo", "--events", str(events), "--requests", "200", "--concurrency", "8")
     assert (done.returncode, done.stderr) == (0, "")
     assert "\x1b" not in done.stdout
-    for row in ("invocations", "throughput", "latency p50", "latency p95", "latency p99", "latency max", "ok", "workers left"):
+    for row in (
+        "invocations",
+        "throughput",
+        "latency p50",
+        "latency p95",
+        "latency p99",
+        "latency max",
+        "ok",
+        "workers at the end",
+    ):
         assert row in done.stdout
     assert "8 of 8" in done.stdout
 
@@ -169,6 +178,23 @@ def test_a_handler_that_is_no_function_is_hinted_at() -> None:
     assert "a function?" not in run_load("app.fail", "--requests", "1").stdout
 
 
+def test_a_load_shows_which_workers_died_and_stay_dead() -> None:
+    done = run_load("app.die_once", "--requests", "20", "--timeout", "0.3", "--workers", "4")
+    assert re.search(r"^\| workers at the end +\| +3 of 4 \|$", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^\| timed out, cut by the platform \(the handler may run on\) +\| +1 \|$", done.stdout, re.MULTILINE)
+    assert "replaced" not in done.stdout
+
+
+@pytest.mark.parametrize("options", [["--supervise"], ["--preload", "handler"]])
+def test_a_supervised_load_shows_how_many_workers_were_replaced(options: list[str]) -> None:
+    done = run_load("app.die_once", "--requests", "20", "--workers", "4", *options)
+    assert re.search(r"^\| workers at the end +\| +4 of 4 \|$", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^\| workers replaced +\| +1 \|$", done.stdout, re.MULTILINE)
+    assert re.search(r"^\| WorkerDied +\| +1 \|", done.stdout, re.MULTILINE)
+    assert "timed out" not in done.stdout
+    assert done.returncode == 1
+
+
 def test_isolate_reaches_the_function() -> None:
     done = run_load("app.echo", "--requests", "20", "--isolate")
     assert done.returncode == 0, done.stderr
@@ -190,6 +216,7 @@ def test_isolate_reaches_the_function() -> None:
         (["app.echo", "--timeout", "901"], "timeout is 901 seconds"),
         (["app.echo", "--env", "NOTHING"], "--env 'NOTHING' is not of the form NAME=VALUE"),
         (["app.echo", "--env", "_HANDLER=x"], "_HANDLER is set by the runner"),
+        (["app.echo", "--env", "PERINVOKE_PRELOAD=json", "--preload", "handler"], "preload is 'handler', and the variable"),
         (["app.echo", "--directory", "/nonexistent"], "directory /nonexistent does not exist"),
         (["app.echo", "--port", "99999"], "port is 99999"),
         (["app.echo", "--requests", "0"], "--requests: '0'; a whole number from 1 on"),

@@ -31,6 +31,7 @@ examples:
   perinvoke run app.handler
   perinvoke run app.handler --workers 16 --timeout 3 --port 9000 --env TABLE=orders
   perinvoke run app.handler --isolate --requests 1000 --concurrency 8
+  perinvoke run app.handler --isolate --supervise --preload handler
   perinvoke run app.handler --events events.jsonl --requests 1000 --queue
 
 exit code: 0 after Ctrl-C, or when every invocation of the load succeeded; 1 when any failed, timed out or was rejected,
@@ -118,6 +119,14 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     run.add_argument("--workers", type=int, default=8, metavar="N", help="invocations at once (default: 8)")
     run.add_argument("--timeout", type=float, default=30.0, metavar="S", help="the time-out in seconds (default: 30)")
     run.add_argument("--isolate", action="store_true", help="run the handler through perinvoke, without changing it")
+    run.add_argument("--supervise", action="store_true", help="run it below perinvoke-exec, which replaces workers that die")
+    run.add_argument(
+        "--preload",
+        default="",
+        metavar="MODULES",
+        help="import these once, before the workers are forked: names with commas between them, 'handler' is the function's own "
+        "module; implies --supervise",
+    )
     run.add_argument("--queue", action="store_true", help="let invocations wait for a free worker instead of rejecting them")
     run.add_argument("--env", action="append", default=[], metavar="K=V", help="set a variable (may be repeated)")
     run.add_argument("--port", type=int, default=0, metavar="P", help="port on 127.0.0.1 (default: any free one)")
@@ -138,7 +147,7 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
-    text = "show what shared workers break, and that isolation mends it, on the real runtime"
+    text = "show what shared workers break, and that perinvoke mends it, on the real runtime"
     demo = commands.add_parser("demo", help=text, description=text[0].upper() + text[1:] + ".")
     demo.set_defaults(command=_demo)
     demo.add_argument("--colour", "--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal")
@@ -168,6 +177,8 @@ def _run(options: argparse.Namespace) -> int:
         directory=options.directory,
         env=parse_variables(options.env),
         isolate=options.isolate,
+        supervise=options.supervise,
+        preload=options.preload,
         queue=options.queue,
         port=options.port,
         memory_mb=options.memory,

@@ -16,12 +16,13 @@ import pytest
 
 pytest.importorskip("awslambdaric")
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from perinvoke import demo
 from perinvoke.demo import experiment, show
-from perinvoke.demo.experiment import HAZARDS, Figure, Finding, Hazard
-from perinvoke.demo.verdict import problems
+from perinvoke.demo.experiment import HAZARDS, Finding, Hazard
+from perinvoke.demo.figures import Count, Memory
+from perinvoke.demo.verdict import memory_share, problems
 from perinvoke.errors import LocalError
 
 if TYPE_CHECKING:
@@ -30,10 +31,14 @@ if TYPE_CHECKING:
 COMMAND = [sys.executable, "-m", "perinvoke.cli", "demo"]
 
 
-def findings(*, bare: int = 5, isolated: int = 0) -> list[Finding]:
-    """All as it should be, but for the first hazard's figures."""
-    right = [Finding(hazard, bare=Figure(7, 10), isolated=Figure(0, 10)) for hazard in HAZARDS[1:]]
-    return [Finding(HAZARDS[0], bare=Figure(bare, 10), isolated=Figure(isolated, 10)), *right]
+def findings(*, bare: int = 5, protected: int = 0, share: float = 0.25) -> list[Finding]:
+    """All as it should be, but for the first hazard's figures and the share of memory."""
+    first, *others, last = HAZARDS
+    return [
+        Finding(first, bare=Count(bare, 10), protected=Count(protected, 10)),
+        *(Finding(hazard, bare=Count(7, 10), protected=Count(0, 10)) for hazard in others),
+        Finding(last, bare=Memory(400 * 2**20), protected=Memory(int(400 * share) * 2**20)),
+    ]
 
 
 def environment(temp_directory: Path) -> dict[str, str]:
@@ -41,16 +46,21 @@ def environment(temp_directory: Path) -> dict[str, str]:
 
 
 class TestOnTheRealRuntime:
-    def test_every_hazard_hits_bare_and_none_isolated(self, tmp_path: Path) -> None:
+    def test_every_hazard_hits_bare_and_none_with_perinvoke(self, tmp_path: Path) -> None:
         done = subprocess.run(COMMAND, capture_output=True, text=True, timeout=100, check=False, env=environment(tmp_path))
         assert done.returncode == 0, done.stdout + done.stderr
         for hazard in HAZARDS:
-            row = re.search(rf"\| {re.escape(hazard.what)}[ *]*\| +(\d+) of (\d+) \| +(\d+) of \d+ \|", done.stdout)
+            row = re.search(
+                rf"\| {re.escape(hazard.what)}[ *+]*\| +(\d+) (?:of (\d+)|MiB) \| +(\d+) (?:of \d+|MiB) \|", done.stdout
+            )
             assert row, hazard.what
-            bare, out_of, isolated = map(int, row.groups())
-            assert 0 < bare <= out_of
-            assert isolated == 0
-        assert "none hit an isolated one" in done.stdout
+            bare, protected = int(row[1]), int(row[3])
+            if row[2] is None:
+                assert 10 < protected <= bare / 2
+            else:
+                assert 0 < bare <= int(row[2])
+                assert protected == 0
+        assert "none hit one with perinvoke" in done.stdout
         assert "\x1b" not in done.stdout
         assert done.stderr == ""
         assert list(tmp_path.iterdir()) == []
@@ -69,8 +79,8 @@ class TestOnTheRealRuntime:
         assert running_with(str(tmp_path)) == []
 
     def test_a_failing_invocation_is_an_error_and_no_figure(self, tmp_path: Path) -> None:
-        async def figure(environment: LocalEnvironment) -> Figure:
-            return Figure(0, len(await experiment.results(environment, [{"wrong": "event"}] * 3)))
+        async def figure(environment: LocalEnvironment) -> Count:
+            return Count(0, len(await experiment.results(environment, [{"wrong": "event"}] * 3)))
 
         with pytest.raises(LocalError, match=r"an invocation of the demo failed.*'seconds'"):
             asyncio.run(experiment.find([Hazard("never", "journal", figure)], tmp_path))
@@ -99,29 +109,52 @@ def test_files_are_counted_while_directories_are_being_removed(tmp_path: Path) -
         maker.join()
 
 
+@pytest.mark.parametrize("has_rollup", [True, False])
+def test_memory_is_the_sum_of_proportional_set_sizes(monkeypatch: pytest.MonkeyPatch, *, has_rollup: bool) -> None:
+    if not has_rollup:
+        monkeypatch.setattr("os.access", lambda *_: False)
+    alone = Memory.of([os.getpid()])
+    assert 5 * 2**20 < alone.byte_count < 2**31
+    child = os.fork()
+    if child == 0:
+        time.sleep(30)
+        os._exit(0)
+    try:
+        assert Memory.of([os.getpid(), child]).byte_count < 1.5 * alone.byte_count  # what they share counts once
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
 class TestVerdict:
     def test_all_as_it_should_be(self) -> None:
         assert problems(findings()) == []
 
     def test_a_leak_names_the_hazard_and_the_figure(self) -> None:
-        (problem,) = problems(findings(isolated=3))
+        (problem,) = problems(findings(protected=3))
         assert HAZARDS[0].what in problem
         assert "3 of 10" in problem
-        assert "Isolation failed" in problem
+        assert "perinvoke failed" in problem
 
     def test_a_bare_zero_proves_nothing(self) -> None:
         (problem,) = problems(findings(bare=0))
         assert HAZARDS[0].what in problem
         assert "Nothing proven" in problem
 
+    def test_memory_that_is_not_saved_is_told(self) -> None:
+        (problem,) = problems(findings(share=0.75))
+        assert HAZARDS[-1].what in problem
+        assert "300 MiB, more than 50% of 400 MiB" in problem
+        assert memory_share(findings()[-1]) == 0.25
+
     def test_both_are_told(self) -> None:
-        assert len(problems(findings(bare=0, isolated=1))) == 2
+        assert len(problems(findings(bare=0, protected=1))) == 2
 
 
 class TestShowing:
-    @pytest.mark.parametrize(("wrong", "code"), [({}, 0), ({"isolated": 1}, 1), ({"bare": 0}, 1)])
+    @pytest.mark.parametrize(("wrong", "code"), [({}, 0), ({"protected": 1}, 1), ({"share": 0.9}, 1), ({"bare": 0}, 1)])
     def test_exit_code_follows_the_figures(
-        self, wrong: dict[str, int], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+        self, wrong: dict[str, Any], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         async def found(*_: object, **__: object) -> list[Finding]:
             return findings(**wrong)
@@ -129,15 +162,15 @@ class TestShowing:
         monkeypatch.setattr(show, "find", found)
         assert demo.main() == code
         out = capsys.readouterr().out
-        assert ("none hit an isolated one" in out) == (code == 0)
+        assert ("none hit one with perinvoke" in out) == (code == 0)
 
     @pytest.mark.parametrize("colour", [True, False])
     def test_colour_only_where_it_is_wanted(self, *, colour: bool, capsys: pytest.CaptureFixture[str]) -> None:
-        show.print_findings(findings(isolated=3), show.console(colour=colour))
+        show.print_findings(findings(protected=3), show.console(colour=colour))
         out = capsys.readouterr().out
         assert ("\x1b[" in out) == colour
         assert "3 of 10" in out
-        assert "Isolation failed" in out
+        assert "perinvoke failed" in out
 
     def test_plain_rows_are_never_folded(self, capsys: pytest.CaptureFixture[str]) -> None:
         show.print_findings(findings(), show.console(colour=False))
@@ -145,10 +178,16 @@ class TestShowing:
         assert all(any(line.startswith(f"| {hazard.what}") for line in out.splitlines()) for hazard in HAZARDS)
         out.encode("ascii")
 
-    def test_only_declared_state_is_marked(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_declared_state_and_the_exec_wrapper_are_marked(self, capsys: pytest.CaptureFixture[str]) -> None:
         show.print_findings(findings(), show.console(colour=False))
         rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
         assert [line for line in rows if " * " in line] == [line for line in rows if "module state" in line]
+        marked = [hazard.what in row for hazard in HAZARDS for row in rows if " + " in row]
+        assert sum(marked) == sum(hazard.supervise for hazard in HAZARDS) == 3
+
+    def test_the_memory_that_is_saved_is_told(self, capsys: pytest.CaptureFixture[str]) -> None:
+        show.print_findings(findings(), show.console(colour=False))
+        assert "Its workers take 25% of the memory." in capsys.readouterr().out
 
 
 def running_with(text: str) -> list[int]:

@@ -58,6 +58,8 @@ def test_a_name_that_cannot_be_a_handler_is_refused(handler: str) -> None:
         ({"env": {"": "x"}}, "environment variable ''"),
         ({"env": {"A": "\0"}}, "environment variable 'A'"),
         ({"env": {"_HANDLER": "x"}}, "_HANDLER is set by the runner"),
+        ({"env": {"PERINVOKE_PRELOAD": "json"}, "preload": "handler"}, "PERINVOKE_PRELOAD is 'json'; give one of them"),
+        ({"preload": "a\0b"}, "environment variable 'PERINVOKE_PRELOAD'"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_named(options: dict[str, Any], message: str) -> None:
@@ -102,3 +104,11 @@ def test_dummy_credentials_appear_only_where_nothing_says_where_others_are(tmp_p
 def test_the_region_is_the_callers_or_a_default() -> None:
     assert variables({})["AWS_REGION"] == "us-east-1"
     assert variables({"AWS_DEFAULT_REGION": "eu-west-1"})["AWS_REGION"] == "eu-west-1"
+
+
+def test_preload_implies_supervise_and_wins_over_the_callers_variable() -> None:
+    assert not LocalConfig(handler="app.handler").supervise
+    assert LocalConfig(handler="app.handler", preload="handler").supervise
+    assert LocalConfig(handler="app.handler", preload="json", env={"PERINVOKE_PRELOAD": "json"}).supervise
+    assert variables({"PERINVOKE_PRELOAD": "caller"}, preload="handler")["PERINVOKE_PRELOAD"] == "handler"
+    assert variables({"PERINVOKE_PRELOAD": "caller"}, supervise=True)["PERINVOKE_PRELOAD"] == "caller"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import permutations, product
 
 import pytest
 
@@ -11,6 +11,7 @@ from environments import run
 from perinvoke.local.dispatcher import Dispatcher, Ending
 from perinvoke.local.invocation import Answer, Invocation, Request, Worker
 from perinvoke.local.outcome import MAX_RESPONSE_BYTES, Outcome, Status
+from perinvoke.local.runtime_api import RuntimeApi
 from perinvoke.local.stages import TRANSITIONS, Stage, Verdict, WorkerStage
 
 
@@ -21,6 +22,7 @@ class Notes:
     started_ids: list[str] = field(default_factory=list)
     endings: dict[str, Status] = field(default_factory=dict)
     released_ids: list[str] = field(default_factory=list)
+    moves: list[tuple[str, int | None, int | None]] = field(default_factory=list)
 
     def started(self, invocation: Invocation) -> None:
         self.started_ids.append(invocation.request_id)
@@ -28,6 +30,9 @@ class Notes:
     def ended(self, invocation: Invocation, ending: Ending, duration_seconds: float) -> None:
         assert duration_seconds >= 0
         self.endings[invocation.request_id] = ending.status
+
+    def moved(self, invocation: Invocation, pid: int | None) -> None:
+        self.moves.append((invocation.request_id, pid, invocation.worker_pid))
 
     def released(self, invocation: Invocation) -> None:
         self.released_ids.append(invocation.request_id)
@@ -343,6 +348,93 @@ def test_a_worker_that_polls_without_having_answered_is_free_again_and_its_calle
         subject.answer((await again).request_id, ok())
         assert (await other).ok
         assert (await lost).status is Status.TIMED_OUT
+
+    run(scenario())
+
+
+def runtime_api(subject: Dispatcher) -> RuntimeApi:
+    return RuntimeApi(subject, identify=lambda _: None, on_init_error=lambda _: None, supervised=True)
+
+
+@pytest.mark.parametrize("order", list(permutations(["process ended", "connection lost", "error posted"])), ids=", ".join)
+def test_of_a_worker_that_died_at_work_nothing_is_left_in_whichever_order_it_is_heard(order: tuple[str, ...]) -> None:
+    async def scenario() -> None:
+        subject = dispatcher()
+        api = runtime_api(subject)
+        worker = Worker(pid=1, port=1)
+        api._workers["connection"] = worker
+        polling = await poll(subject, worker)
+        caller = subject.submit(Request(b"{}"))
+        invocation = await polling
+        died = Answer(b'{"errorType": "WorkerDied"}', 1, failed=True)
+        for what in order:
+            if what == "process ended":
+                api.process_ended(1)
+            elif what == "connection lost":
+                api.connection_lost("connection")
+            else:
+                assert subject.answer(invocation.request_id, died) is Verdict.ACCEPTED
+        assert (await caller).error_type == "WorkerDied"
+        assert subject.workers == frozenset()
+        assert worker.stage is WorkerStage.GONE
+        assert (await subject.submit(Request(b"{}"))).status is Status.REJECTED  # no ghost is free
+
+    run(scenario())
+
+
+def test_a_dead_worker_whose_connection_a_stranger_keeps_open_is_gone_when_its_invocation_is_answered() -> None:
+    async def scenario() -> None:
+        subject = dispatcher()
+        api = runtime_api(subject)
+        worker = Worker(pid=1, port=1)
+        api._workers["connection"] = worker
+        polling = await poll(subject, worker)
+        caller = subject.submit(Request(b"{}"))
+        request_id = (await polling).request_id
+        api.process_ended(1)
+        assert subject.workers == {worker}  # whoever has taken the connection over may answer
+        subject.answer(request_id, ok())
+        assert (await caller).ok
+        assert subject.workers == frozenset()
+        again = await poll(subject, worker)  # somebody had, after all
+        subject.submit(Request(b"1"))
+        assert (await again).request.event == b"1"
+
+    run(scenario())
+
+
+def test_a_poll_outlives_its_process_and_its_invocation_goes_to_whoever_has_the_connection_then() -> None:
+    async def scenario() -> None:
+        notes = Notes()
+        subject = dispatcher(notes=notes)
+        worker = Worker(pid=1)
+        polling = await poll(subject, worker)
+        subject.disown(worker)
+        caller = subject.submit(Request(b"{}"))
+        invocation = await polling
+        assert invocation.worker_pid is None
+        subject.adopt(worker, 2)
+        assert notes.moves == [(invocation.request_id, None, 2)]
+        subject.answer(invocation.request_id, ok())
+        assert (await caller).worker_pid == 2
+        assert worker.stage is WorkerStage.RETURNING
+
+    run(scenario())
+
+
+def test_an_answer_is_taken_after_the_worker_has_been_brought_up_to_date() -> None:
+    async def scenario() -> None:
+        def refresh(worker: Worker) -> None:
+            subject.disown(worker)
+            subject.adopt(worker, (worker.pid or 1) + 1)
+
+        subject = Dispatcher(Notes(), timeout_seconds=10, refresh=refresh)
+        polling = await poll(subject, Worker(pid=1))
+        caller = subject.submit(Request(b"{}"))
+        invocation = await polling
+        handed_to = invocation.worker_pid
+        subject.answer(invocation.request_id, ok())
+        assert (handed_to, (await caller).worker_pid) == (2, 2)
 
     run(scenario())
 

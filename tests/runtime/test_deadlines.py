@@ -25,18 +25,19 @@ TIMEOUT_SECONDS = 3.0
 VARIABLES = {"PERINVOKE_TIMEOUT_MARGIN_MS": "1000", "AWS_EXECUTION_ENV": f"AWS_Lambda_python3.{max(12, sys.version_info[1])}"}
 AT_ONCE_SECONDS = 1.0
 SIDE_BY_SIDE = 4
-ROW = re.compile(r"^\| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| (.+?) \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
 
 
-def rows() -> dict[str, tuple[str, str]]:
-    """The README's table: what the handler does, what the caller gets, when the worker is free."""
+def rows() -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
+    """The README's table: what the handler does, what the caller gets, when the worker is free; and what replacing changes."""
     text = README.read_text(encoding="utf-8")
     table = text[text.index("| at its deadline the handler is in") :]
     found = ROW.findall(table[: table.index("\n\n")])[1:]  # the first one is the heading
-    return {way: (caller, free) for way, caller, free in found}
+    return {way: (caller, free) for way, caller, free, _ in found}, {way: replaced for way, _, _, replaced in found}
 
 
-ROWS = rows()
+ROWS, SUPERVISED = rows()
+REPLACED = [way for way, told in SUPERVISED.items() if told != "the same"]
 
 
 @dataclass
@@ -53,12 +54,13 @@ class Seen:
         return caller[self.first.status], free
 
 
-def environment(handler: str, root: Path, lines: list[str], **env: str) -> LocalEnvironment:
+def environment(handler: str, root: Path, lines: list[str], *, supervise: bool = False, **env: str) -> LocalEnvironment:
     return LocalEnvironment(
         LocalConfig(
             handler=f"deadlines.{handler}",
             workers=1,
             queue=True,
+            supervise=supervise,
             timeout_seconds=TIMEOUT_SECONDS,
             directory=FUNCTIONS,
             env={"PERINVOKE_ROOT": str(root), **VARIABLES, **env},
@@ -71,12 +73,31 @@ def event(**fields: Any) -> bytes:
     return json.dumps(fields).encode()
 
 
-async def see(way: str, root: Path) -> Seen:
+async def see(way: str, root: Path, *, supervise: bool = False, **env: str) -> Seen:
     lines: list[str] = []
-    async with environment("async_handler" if "async" in way else "handler", root, lines) as local:
+    async with environment("async_handler" if "async" in way else "handler", root, lines, supervise=supervise, **env) as local:
         first = await local.invoke(event(way=way))
         second = await local.invoke(event())
         return Seen(first, second, "\n".join(lines))
+
+
+def test_a_supervised_worker_that_does_not_give_way_is_replaced_as_the_table_says(tmp_path):
+    """And one that does, is not."""
+    ways = [*REPLACED, "`time.sleep`"]
+
+    async def scenario() -> list[Seen]:
+        env = {"PERINVOKE_ON_TIMEOUT": "replace"}
+        return await asyncio.gather(*(see(way, tmp_path / str(at), supervise=True, **env) for at, way in enumerate(ways)))
+
+    for way, seen in zip(ways, asyncio.run(asyncio.wait_for(scenario(), 60)), strict=True):
+        assert seen.first.error_type == "InvocationTimeout", way
+        assert seen.first.duration_seconds < TIMEOUT_SECONDS
+        assert seen.second.ok
+        assert seen.second.waited_seconds < AT_ONCE_SECONDS
+        assert (seen.second.worker_pid != seen.first.worker_pid) is (way in REPLACED)
+        assert ("its worker was ended and replaced" in seen.first.error_message) is (way in REPLACED)
+        assert ("deadlines.py" in seen.log) is True, "the log doesn't tell where the code stood"
+    assert len(REPLACED) == 3
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -206,10 +209,46 @@ def test_what_lies_in_given_up_connections_is_found_and_one_that_is_silent_costs
         ours.close()
 
 
-def test_headers_are_named_as_lambda_names_them_and_empty_ones_are_left_out():
-    lines = ["HTTP/1.1 200 OK", "lambda-runtime-trace-id:", "CONTENT-TYPE: application/json", "Lambda-Runtime-Client-context:ä:b"]
-    headers = headers_of("\r\n".join(lines).encode())
-    assert headers == {"Content-Type": "application/json", "Lambda-Runtime-Client-Context": "ä:b"}
+HEADERS = {
+    "as on Lambda": [
+        "Lambda-Runtime-Deadline-Ms: 1795409197397",
+        "Lambda-Runtime-Invoked-Function-Arn: arn:aws:lambda:us-east-1:0:function:f",
+        "Lambda-Runtime-Trace-Id: Root=1-5759e988;Parent=53995c3f42cd8ad8;Sampled=1",
+        "Content-Type: application/json",
+    ],
+    "all of them": [
+        "Lambda-Runtime-Deadline-Ms: 1",
+        "Lambda-Runtime-Invoked-Function-Arn: arn",
+        "Lambda-Runtime-Trace-Id: trace",
+        'Lambda-Runtime-Client-Context: {"custom": {"a": "b: c"}}',
+        'Lambda-Runtime-Cognito-Identity: {"cognitoIdentityId": "x"}',
+        "Lambda-Runtime-Aws-Tenant-Id: tenant",
+        "Lambda-Runtime-Invocation-Id: invocation",
+        "Content-Type: application/json",
+    ],
+    "in capitals": ["LAMBDA-RUNTIME-DEADLINE-MS: 123", "CONTENT-TYPE: text/plain", "Lambda-Runtime-Trace-Id: "],
+}
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+def test_what_it_gives_is_what_the_runtimes_own_client_gives(kind, api, connection):
+    answer = head(*HEADERS[kind], "Content-Length: 2") + b"{}"
+    script = "import runtime_client as r; r.initialize_client('agent'); print(r.next())"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        env = {**os.environ, "AWS_LAMBDA_RUNTIME_API": address}
+        original = subprocess.Popen([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE, text=True)
+        with original, server.accept()[0] as accepted:
+            accepted.recv(4096)
+            accepted.sendall(answer)
+            told, _ = original.communicate(timeout=30)
+    assert api.exchange(connection, answer) == ast.literal_eval(told)
+
+
+@pytest.mark.parametrize("value", ["", "abc", "-5", "12.5", "\u0661"])
+def test_a_deadline_that_is_none_is_zero(value):
+    lines = ["HTTP/1.1 200 OK", f"Lambda-Runtime-Deadline-Ms: {value}"]
+    assert headers_of("\r\n".join(lines).encode())["Lambda-Runtime-Deadline-Ms"] == 0
 
 
 def test_a_signal_does_not_disturb_a_worker_that_waits(api):

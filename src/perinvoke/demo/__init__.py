@@ -1,4 +1,4 @@
-"""The demo: shows on the real runtime what shared workers break, and that isolation mends it."""
+"""The demo: shows on the real runtime what shared workers break, and that perinvoke mends it."""
 
 from perinvoke.local import requirements as requirements  # first: it names the extra that is missing
 

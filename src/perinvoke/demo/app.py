@@ -1,7 +1,7 @@
 """The handlers of the demo, written as for ordinary Lambda: one invocation at a time, and nobody else in the temp directory.
 
-Bare and isolated run this same file; what differs is only how the function is set up. The exception is ``shop``: perinvoke can't
-know which module variables are meant for one invocation, so ``shop_declared`` declares them.
+With and without perinvoke it is this same file; what differs is only how the function is set up. The exception is ``shop``:
+perinvoke can't know which module variables are meant for one invocation, so ``shop_declared`` declares them.
 """
 
 # ruff: noqa: ARG001  # Lambda hands every handler an event and a context, used or not
@@ -9,6 +9,7 @@ know which module variables are meant for one invocation, so ``shop_declared`` d
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import time
 from dataclasses import field
@@ -88,3 +89,17 @@ def unpack(event: Any, context: Any) -> str:
     before = str(Path.cwd())
     os.chdir(tempfile.gettempdir())
     return before
+
+
+def charge(event: Any, context: Any) -> None:
+    """Work for a while, then charge the customer: a line in the books."""
+    end = time.monotonic() + event["seconds"]
+    while time.monotonic() < end:
+        time.sleep(0.02)
+    with Path(event["books"]).open("a", encoding="ascii") as books:
+        books.write(f"{context.aws_request_id}\n")
+
+
+def die(event: Any, context: Any) -> None:
+    """Take too much memory; the kernel then does this."""
+    os.kill(os.getpid(), signal.SIGKILL)

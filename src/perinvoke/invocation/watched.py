@@ -55,7 +55,6 @@ _DELICATE_PACKAGES = ("asyncio.", "logging.", "perinvoke.clock", "perinvoke.envi
 # perinvoke's bookkeeping of an invocation.
 _UNTOUCHABLE = ("perinvoke.handler", "perinvoke.worker", "perinvoke.full_disk", "perinvoke.invocation.")
 # Seconds. What a supervisor needs to answer before the platform's own cut; what writing the stacks may take before it. Arbitrary.
-_BEFORE_CUT_SECONDS = 0.1
 _SPARE_SECONDS = 0.05
 _STACK_FRAMES = 5  # arbitrary: what a message can hold
 _START_FRAMES = 4  # from the innermost one to Thread.start; one to spare
@@ -148,9 +147,12 @@ def decide(watched: Watched, standing: Standing, now: float) -> Look:  # noqa: P
 
 
 def replaced_at(deadline: Deadline) -> float:
-    """When a supervisor is to end the worker, if the interrupt doesn't help: in time to answer before the platform does."""
-    before_cut = min(_BEFORE_CUT_SECONDS, deadline.margin_seconds / 3)
-    return min(deadline.interrupt_at_monotonic + GRACE_SECONDS, deadline.platform_at_monotonic - before_cut)
+    """When a supervisor is to end the worker, if the interrupt doesn't help: in time to answer before the platform does.
+
+    Half the margin before the platform's cut: the handler's own cleanup needs the one half, and the supervisor, which looks every
+    50 ms and waits for its turn on a busy machine, the other.
+    """
+    return min(deadline.interrupt_at_monotonic + GRACE_SECONDS, deadline.platform_at_monotonic - deadline.margin_seconds / 2)
 
 
 def spare_seconds(deadline: Deadline) -> float:

@@ -20,6 +20,8 @@ MAX_TIMEOUT_SECONDS = 900.0  # Lambda's limit
 MEMORY_MB = (128, 32_768)  # Lambda's limits for Managed Instances
 INIT_SECONDS = 130.0  # what Managed Instances give init at least
 
+PRELOAD_VARIABLE = "PERINVOKE_PRELOAD"
+
 # Set by the runner itself; another value would cut the worker off from it.
 RESERVED_VARIABLES = frozenset(
     {"AWS_LAMBDA_RUNTIME_API", "AWS_LAMBDA_MAX_CONCURRENCY", "_HANDLER", "_LAMBDA_TELEMETRY_LOG_FD_PROVIDER_SOCKET"}
@@ -37,6 +39,9 @@ class LocalConfig:
         directory: the function's code; the runtime's current directory.
         env: variables for the function; they win over everything except what the runner itself needs.
         isolate: run the handler through ``perinvoke.handler.handler``.
+        supervise: run the runtime below ``python -m perinvoke.runtime``, which replaces workers that die.
+        preload: what that imports before the fork, as in ``PERINVOKE_PRELOAD``; implies ``supervise``. That variable in
+            ``env`` must not say otherwise.
         queue: invocations that find all workers busy wait in line instead of being rejected.
         port: of the Invoke and runtime APIs on 127.0.0.1; 0 picks a free one.
         memory_mb: only told to the function; nothing enforces it.
@@ -52,6 +57,8 @@ class LocalConfig:
     directory: Path = field(default_factory=Path.cwd)
     env: Mapping[str, str] = field(default_factory=dict)
     isolate: bool = False
+    supervise: bool = False
+    preload: str = ""
     queue: bool = False
     port: int = 0
     memory_mb: int = 2_048
@@ -74,10 +81,20 @@ class LocalConfig:
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", self.function_name):
             raise LocalError(f"function name {self.function_name!r}: letters, digits, - and _, up to 64, are allowed")
         _check_variables(self.env)
+        self._check_preload()
         directory = Path(self.directory).absolute()
         if not directory.is_dir():
             raise LocalError(f"directory {directory} {'is not a directory' if directory.exists() else 'does not exist'}")
         object.__setattr__(self, "directory", directory)
+
+    def _check_preload(self) -> None:
+        if not self.preload:
+            return
+        _check_variables({PRELOAD_VARIABLE: self.preload})
+        other = self.env.get(PRELOAD_VARIABLE, self.preload)
+        if other != self.preload:
+            raise LocalError(f"preload is {self.preload!r}, and the variable {PRELOAD_VARIABLE} is {other!r}; give one of them")
+        object.__setattr__(self, "supervise", True)
 
     @property
     def init_seconds(self) -> float:

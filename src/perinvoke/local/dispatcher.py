@@ -7,6 +7,9 @@ Rules:
 * A caller is answered exactly once: by the worker, at the deadline, by rejection, or because the environment has ended.
 * The deadline counts from the hand-over to a worker. At the deadline only the caller is answered; the worker stays occupied
   until it answers, as on Managed Instances. One that has died never does.
+* Where the runtime's parent supervises its workers, a worker is its connection and not its process: the parent hands the
+  connection of one that died while it polled to another process. So a poll outlives its process (``disown``), until another one
+  has it (``adopt``) or the connection ends (``remove``).
 
 Everything runs in one event loop's thread, so each method is a critical section.
 """
@@ -61,12 +64,19 @@ class Recorder(Protocol):
     def ended(self, invocation: Invocation, ending: Ending, duration_seconds: float) -> None:
         """Its caller is about to be answered."""
 
+    def moved(self, invocation: Invocation, pid: int | None) -> None:
+        """Its worker is another process than was thought: the one that it names now, and not ``pid``."""
+
     def released(self, invocation: Invocation) -> None:
         """Its worker is through with it, in time or late; not heard of a worker that dies after the deadline."""
 
 
 class Dispatcher:
-    """Lives as long as its execution environment."""
+    """Lives as long as its execution environment.
+
+    ``refresh`` is called before a worker is given an invocation, and before its answer is taken: it brings the worker's process
+    up to date by ``disown`` and ``adopt``, where what tells of it hasn't been read yet.
+    """
 
     def __init__(
         self,
@@ -75,11 +85,13 @@ class Dispatcher:
         timeout_seconds: float,
         queue: bool = False,
         on_poll: Callable[[], None] = lambda: None,
+        refresh: Callable[[Worker], None] = lambda _: None,
     ) -> None:
         self._recorder = recorder
         self._timeout_seconds = timeout_seconds
         self._queue = queue
         self._on_poll = on_poll
+        self._refresh = refresh
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Invocation] = deque()
         self._open: dict[str, Invocation] = {}  # what a worker may still answer: RUNNING and TIMED_OUT
@@ -161,6 +173,8 @@ class Dispatcher:
         invocation = self._open.get(request_id)
         if invocation is None:
             return Verdict.UNKNOWN
+        if invocation.worker is not None:
+            self._refresh(invocation.worker)
         if invocation_id and invocation_id != invocation.id:
             return Verdict.TOO_LATE  # meant for an earlier attempt of the same request
         del self._open[request_id]
@@ -191,21 +205,42 @@ class Dispatcher:
             waiter.cancel()
         self._reject_surplus()
 
+    def disown(self, worker: Worker) -> None:
+        """The worker's process has ended, its connection has not: another process may take that over, or have done so.
+
+        A poll goes on waiting, and an invocation may yet be answered by whoever reads it. One that has answered is not counted
+        any more; if it was about to poll, and another process does, ``next`` brings it back.
+        """
+        worker.pid, worker.is_orphan = None, True
+        if worker.stage is WorkerStage.RETURNING:
+            self.remove(worker)
+
+    def adopt(self, worker: Worker, pid: int) -> None:
+        """A process holds the worker's connection, and so has its invocation, if any."""
+        worker.pid, worker.is_orphan = pid, False
+        invocation = worker.invocation
+        if invocation is not None:
+            before, invocation.worker_pid = invocation.worker_pid, pid
+            self._recorder.moved(invocation, before)
+
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _match(self) -> None:
         """Hand waiting invocations to polling workers, both in the order of their coming."""
         while self._waiting and self._polling:
-            invocation = self._waiting[0]
-            if invocation.answer.cancelled():  # its caller has left before it began
-                self._waiting.popleft()
-                invocation.move(Stage.GONE)
-                continue
             worker = next(iter(self._polling))
-            if not worker.is_connected():  # dead, and its end of the connection hasn't been read yet
+            self._refresh(worker)  # may remove other workers, and reject what waited for those
+            if (
+                worker.stage is WorkerStage.GONE or not worker.is_connected()
+            ):  # dead, and its end of the connection hasn't been read yet
                 self.remove(worker)
                 continue
-            self._waiting.popleft()
+            if not self._waiting:
+                return
+            invocation = self._waiting.popleft()
+            if invocation.answer.cancelled():  # its caller has left before it began
+                invocation.move(Stage.GONE)
+                continue
             waiter = self._polling.pop(worker)
             self._start(invocation, worker)
             waiter.set_result(invocation)
@@ -238,7 +273,9 @@ class Dispatcher:
         if worker is None or worker.invocation is not invocation:
             return
         worker.invocation = None
-        if worker.stage is not WorkerStage.GONE:
+        if worker.is_orphan:  # its process died of it, and somebody else answered
+            self.remove(worker)
+        elif worker.stage is not WorkerStage.GONE:
             worker.stage = WorkerStage.RETURNING
             self._free.add(worker)
 

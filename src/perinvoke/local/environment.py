@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import select
 import shutil
 import tempfile
 from contextlib import AsyncExitStack, suppress
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from perinvoke.local.config import LocalConfig
+    from perinvoke.local.invocation import Worker
 
 MAX_SOCKET_PATH_BYTES = 107  # sun_path of unix(7), less its final NUL
 _SOCKET = "log"
+_SUPERVISOR = "perinvoke-exec"  # as an exec wrapper; it does what `python -m perinvoke.runtime` does
 _DESCRIPTORS = 64  # the process itself, its sockets and some callers
 _DESCRIPTORS_PER_WORKER = 5  # its API connection, two log sockets, a pidfd, one caller
 
@@ -77,8 +80,13 @@ class LocalEnvironment:
 
     @property
     def workers_left(self) -> int:
-        """How many workers are there now; the platform doesn't replace one that has died."""
+        """How many workers are there now; the platform doesn't replace one that has died, perinvoke's supervisor does."""
         return len(self._dispatcher.workers)
+
+    @property
+    def workers_replaced(self) -> int:
+        """How many worker processes have come so far beyond those that the environment began with."""
+        return max(0, self._workers_seen - self.config.workers)
 
     @property
     def gone(self) -> str | None:
@@ -89,6 +97,15 @@ class LocalEnvironment:
         """Wait, without a bound, until the environment ends by itself; the reason."""
         await self._gone_event.wait()
         return self._gone or ""
+
+    async def wait_complete(self, seconds: float) -> bool:
+        """Wait until there are as many workers as there should be, but no longer than ``seconds``; whether there are."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self._is_complete() and self._gone is None:
+                    self._changed.clear()
+                    await self._changed.wait()
+        return self._is_complete()
 
     async def invoke(
         self,
@@ -143,8 +160,10 @@ class LocalEnvironment:
         config = self.config
         loop = asyncio.get_running_loop()
         self._gone_event = asyncio.Event()
+        self._changed = asyncio.Event()  # a worker has polled, or the environment has gone
         self._ready: asyncio.Future[None] = loop.create_future()
         self._worker_pids: dict[int, int] = {}  # each with its pidfd
+        self._workers_seen = 0
         self._stack.callback(self._unwatch_all)
         check_descriptors(config.workers)
         folder = socket_folder()
@@ -160,9 +179,15 @@ class LocalEnvironment:
         self._stack.callback(self._logs.close)
         self._logs.listen(str(folder / _SOCKET))
         self._dispatcher = Dispatcher(
-            self._logs, timeout_seconds=config.timeout_seconds, queue=config.queue, on_poll=self._worker_polled
+            self._logs,
+            timeout_seconds=config.timeout_seconds,
+            queue=config.queue,
+            on_poll=self._worker_polled,
+            refresh=self._refresh if config.supervise else lambda _: None,
         )
-        self._runtime_api = RuntimeApi(self._dispatcher, identify=self._identify, on_init_error=self._init_failed)
+        self._runtime_api = RuntimeApi(
+            self._dispatcher, identify=self._identify, on_init_error=self._init_failed, supervised=config.supervise
+        )
         server = Server(self._runtime_api, InvokeApi(self._dispatcher, region=region))
         self._stack.push_async_callback(server.close)
         self._port = await server.listen(config.port)
@@ -196,10 +221,15 @@ class LocalEnvironment:
     # --- what happens ------------------------------------------------------------------------------------------------
 
     def _worker_polled(self) -> None:
-        if not self._ready.done() and len(self._dispatcher.workers) >= self.config.workers:
+        self._changed.set()
+        if not self._ready.done() and self._is_complete():
             self._ready.set_result(None)
 
+    def _is_complete(self) -> bool:
+        return len(self._dispatcher.workers) >= self.config.workers
+
     def _worker_started(self, pid: int) -> None:
+        self._workers_seen += 1
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:  # ended already
@@ -207,6 +237,7 @@ class LocalEnvironment:
             return
         self._worker_pids[pid] = pidfd
         asyncio.get_running_loop().add_reader(pidfd, self._worker_ended, pid)
+        self._runtime_api.process_started()
 
     def _worker_ended(self, pid: int) -> None:
         """A worker's process has ended; its connection may live on in a child that it forked."""
@@ -214,6 +245,8 @@ class LocalEnvironment:
         code = None if pidfd is None else exit_code(pid, pidfd)
         self._unwatch(pid)
         self._runtime_api.process_ended(pid)
+        if self.config.supervise:
+            return  # it will be replaced; if it can't be, the runtime's parent ends
         how = "ended" if code is None else describe_exit(code)
         # Another worker may tell more: mostly all of them end, and not every kernel tells how one ended that was reaped at once.
         seconds = _LAST_WORDS_SECONDS * (2 if code is None else 1)
@@ -229,6 +262,15 @@ class LocalEnvironment:
         for pid in tuple(self._worker_pids):
             self._unwatch(pid)
 
+    def _refresh(self, worker: Worker) -> None:
+        """Bring the worker's process up to date. What the kernel knows by now may not have been read yet."""
+        if worker.pid is not None and (pidfd := self._worker_pids.get(worker.pid)) is not None and _has_ended(pidfd):
+            self._worker_ended(worker.pid)
+        if worker.pid is None:
+            self._logs.accept()
+        if worker.pid is None:
+            self._runtime_api.find_owner(worker)
+
     def _identify(self, port: int) -> int | None:
         known = {worker.pid for worker in self._dispatcher.workers}
         unknown = [pid for pid in self._worker_pids if pid not in known]
@@ -241,6 +283,7 @@ class LocalEnvironment:
             how += ": all its workers have ended"
         self._gone = f"the runtime {how}"
         self._gone_event.set()
+        self._changed.set()
         self._dispatcher.end(self._gone)
         asyncio.get_running_loop().call_later(_LAST_WORDS_SECONDS, self._fail_init, self._gone)
 
@@ -269,6 +312,12 @@ class LocalEnvironment:
 _LAST_WORDS_SECONDS = 0.1
 
 
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def socket_folder() -> Path:
     """A new private folder whose path leaves room for a unix socket."""
     folder = tempfile.mkdtemp(prefix="perinvoke-local-")
@@ -288,7 +337,9 @@ def check_descriptors(workers: int) -> None:
 
 
 def runtime_command(config: LocalConfig, env: dict[str, str]) -> list[str]:
-    """The runtime client, behind the function's exec wrapper if it names one."""
+    """The runtime client, behind the function's exec wrapper if it names one, and behind perinvoke's if that is asked for."""
     command = [config.python, "-m", "awslambdaric", runtime_handler(config)]
     wrapper = env.get("AWS_LAMBDA_EXEC_WRAPPER")
+    if config.supervise and not (wrapper and Path(wrapper).name == _SUPERVISOR):
+        command = [config.python, "-m", "perinvoke.runtime", *command]
     return [wrapper, *command] if wrapper else command

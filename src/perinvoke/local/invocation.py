@@ -41,10 +41,21 @@ class Answer:
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """One worker, as long as its connection lives."""
+    """One worker, as long as its connection lives.
+
+    Attributes:
+        pid: of the process that holds the connection's other end; None where that can't be told.
+        port: of the connection's other end.
+        is_connected: whether anybody holds the other end.
+        is_orphan: its process has ended, and no other one is known to have taken its connection over.
+        stage: where it stands.
+        invocation: what it has, BUSY.
+    """
 
     pid: int | None = None
+    port: int | None = None
     is_connected: Callable[[], bool] = lambda: True
+    is_orphan: bool = False
     stage: WorkerStage = WorkerStage.RETURNING
     invocation: Invocation | None = None
 

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from perinvoke.local.environment import LocalEnvironment
 
 
+INVOCATION_TIMEOUT = "InvocationTimeout"  # the error type by which perinvoke tells of it
+# What a worker that died near the load's end gets to be replaced before the workers are counted; enough for a slow import.
+_REPLACEMENT_SECONDS = 5.0
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """What a load came to. Latencies are what callers saw, in seconds, of the invocations that reached a worker."""
@@ -28,6 +33,8 @@ class LoadReport:
     samples: dict[str, str] = field(default_factory=dict)  # one message for each error type
     workers: int = 0
     workers_left: int = 0
+    supervised: bool = False
+    replaced: int = 0  # worker processes that came during the load in the place of others
     gone: str | None = None
 
     @property
@@ -39,6 +46,11 @@ class LoadReport:
     def failed(self) -> int:
         """Everything that wasn't answered by the handler's result."""
         return self.requests - self.outcomes.get(Status.OK, 0)
+
+    @property
+    def interrupted(self) -> int:
+        """Of the function errors, those by which perinvoke told of a handler that was still running when its time was over."""
+        return self.errors.get(INVOCATION_TIMEOUT, 0)
 
     @property
     def per_second(self) -> float:
@@ -110,17 +122,23 @@ async def drive(
             if outcome.status is Status.REJECTED:
                 await asyncio.sleep(0)  # a rejection comes without a wait; let the workers' answers in
 
+    replaced_before = environment.workers_replaced
     began = time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for _ in range(callers):
             group.create_task(call())
+    seconds = time.perf_counter() - began
+    if environment.config.supervise:
+        await environment.wait_complete(_REPLACEMENT_SECONDS)
     return LoadReport(
-        seconds=time.perf_counter() - began,
+        seconds=seconds,
         latencies=tuple(sorted(tally.latencies)),
         outcomes=dict(tally.outcomes),
         errors=dict(tally.errors.most_common()),
         samples=tally.samples,
         workers=environment.config.workers,
         workers_left=environment.workers_left,
+        supervised=environment.config.supervise,
+        replaced=environment.workers_replaced - replaced_before,
         gone=environment.gone,
     )

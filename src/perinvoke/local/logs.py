@@ -99,7 +99,7 @@ class Logs:
         listener.bind(path)
         listener.listen(_BACKLOG)
         self._listener = listener
-        self._loop.add_reader(listener, self._accept)
+        self._loop.add_reader(listener, self.accept)
 
     def read_runtime_output(self) -> int:
         """A descriptor for the runtime's parent to write to; the caller closes it after the start."""
@@ -119,7 +119,8 @@ class Logs:
             if source.fd in self._sources:  # reading hasn't found the end
                 self._drop(source)
 
-    def _accept(self) -> None:
+    def accept(self) -> None:
+        """Meet the workers that have connected by now."""
         if self._listener is None:
             return
         with suppress(BlockingIOError):
@@ -237,6 +238,15 @@ class Logs:
             self._finish_line(source)
         for text in end_lines(invocation, ending, duration_seconds, as_json=self._as_json):
             self._platform(invocation, text)
+
+    def moved(self, invocation: Invocation, pid: int | None) -> None:
+        """Another process has it; what ``pid`` writes isn't the invocation's any more."""
+        if invocation.request_id not in self._running:  # ``started`` follows
+            return
+        if pid is not None and self._running_by_pid.get(pid) is invocation:
+            del self._running_by_pid[pid]
+        if invocation.worker_pid is not None:
+            self._running_by_pid[invocation.worker_pid] = invocation
 
     def released(self, invocation: Invocation) -> None:
         """Its worker is through with it."""

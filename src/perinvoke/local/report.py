@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from perinvoke.local.load import INVOCATION_TIMEOUT
 from perinvoke.local.outcome import Status
 
 if TYPE_CHECKING:
@@ -103,13 +104,28 @@ def _figures(report: LoadReport, *, plain: bool) -> Table:
     table.add_row("throughput", f"{report.per_second:,.0f}/s")
     for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("max", 1.0)):
         table.add_row(f"latency {name}", f"{report.latency(share) * 1000:,.1f} ms" if report.latencies else "-")
-    for status in Status:
-        count = report.outcomes.get(status, 0)
-        if count or status is Status.OK:
-            table.add_row(status.value, Text(f"{count:,}", style="" if status is Status.OK else "red"))
+    for what, count, style in _ends(report):
+        table.add_row(what, Text(f"{count:,}", style=style))
     style = "red" if report.workers_left < report.workers else ""
-    table.add_row("workers left", Text(f"{report.workers_left} of {report.workers}", style=style))
+    table.add_row("workers at the end", Text(f"{report.workers_left} of {report.workers}", style=style))
+    if report.supervised:
+        table.add_row("workers replaced", f"{report.replaced:,}")
     return table
+
+
+def _ends(report: LoadReport) -> Iterator[tuple[str, int, str]]:
+    """How the invocations ended, each counted once: in words, how many, and the style."""
+    yield Status.OK.value, report.outcomes.get(Status.OK, 0), ""
+    other_errors = report.outcomes.get(Status.FUNCTION_ERROR, 0) - report.interrupted
+    for what, count in (
+        (Status.FUNCTION_ERROR.value, other_errors),
+        (f"timed out, ended by perinvoke ({INVOCATION_TIMEOUT})", report.interrupted),
+        ("timed out, cut by the platform (the handler may run on)", report.outcomes.get(Status.TIMED_OUT, 0)),
+        (Status.REJECTED.value, report.outcomes.get(Status.REJECTED, 0)),
+        (Status.UNAVAILABLE.value, report.outcomes.get(Status.UNAVAILABLE, 0)),
+    ):
+        if count:
+            yield what, count, "red"
 
 
 def _errors(report: LoadReport, *, plain: bool) -> Table:

@@ -45,7 +45,11 @@ _REPLIES: dict[Verdict, tuple[int, str, str]] = {
 
 
 class RuntimeApi:
-    """Lives as long as its execution environment. ``identify`` finds the process behind a connection's port."""
+    """Lives as long as its execution environment.
+
+    ``identify`` finds the process behind a connection's port. ``supervised``: the runtime's parent holds the connections too, and
+    may hand that of a dead worker to another one.
+    """
 
     def __init__(
         self,
@@ -53,10 +57,12 @@ class RuntimeApi:
         *,
         identify: Callable[[int], int | None],
         on_init_error: Callable[[InitError], None],
+        supervised: bool = False,
     ) -> None:
         self._dispatcher = dispatcher
         self._identify = identify
         self._on_init_error = on_init_error
+        self._supervised = supervised
         self._workers: dict[object, Worker] = {}
         self._between: dict[int, Worker] = {}  # by pid: have answered, and not yet polled over a new connection
         self._init_error_seen = False
@@ -91,9 +97,28 @@ class RuntimeApi:
     def process_ended(self, pid: int) -> None:
         """A worker's process has ended, whoever may still hold copies of its connections."""
         self._between.pop(pid, None)
+        connected = frozenset(self._workers.values())
         for worker in self._dispatcher.workers:
-            if worker.pid == pid:
+            if worker.pid != pid:
+                continue
+            if self._supervised and worker in connected:
+                self._dispatcher.disown(worker)
+                self.find_owner(worker)  # its heir may have been heard of first
+            else:
                 self._dispatcher.remove(worker)
+
+    def process_started(self) -> None:
+        """There is another worker process. Supervised, it may have taken over a connection."""
+        if self._supervised:
+            for worker in self._workers.values():
+                if worker.pid is None:
+                    self.find_owner(worker)
+
+    def find_owner(self, worker: Worker) -> None:
+        """Find out which process holds the worker's connection now, if any does that is known."""
+        pid = self._identify(worker.port) if worker.port is not None else None
+        if pid is not None:
+            self._dispatcher.adopt(worker, pid)
 
     async def _next(self, request: web.BaseRequest) -> web.Response:
         worker = self._workers.get(request.protocol)
@@ -105,10 +130,12 @@ class RuntimeApi:
     def _meet(self, request: web.BaseRequest) -> Worker:
         assert request.transport is not None
         host_and_port = request.transport.get_extra_info("peername")
-        pid = self._identify(host_and_port[1]) if host_and_port else None
+        port = host_and_port[1] if host_and_port else None
+        pid = self._identify(port) if port is not None else None
         worker = self._between.pop(pid, None) if pid is not None else None
         if worker is None:
             worker = Worker(pid=pid)
+        worker.port = port
         worker.is_connected = _probe(request.transport)
         return worker
 

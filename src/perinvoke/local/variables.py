@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from perinvoke.local.config import PRELOAD_VARIABLE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -49,6 +51,7 @@ def runtime_variables(config: LocalConfig, *, inherited: Mapping[str, str], api_
         **_platform_variables(config, region),
         **({} if _has_credentials({**caller, **config.env}) else _dummy_credentials()),
         **({"PERINVOKE_HANDLER": config.handler} if config.isolate else {}),
+        **({PRELOAD_VARIABLE: config.preload} if config.preload else {}),
         **config.env,
         "AWS_LAMBDA_RUNTIME_API": api_address,
         "AWS_LAMBDA_MAX_CONCURRENCY": str(config.workers),

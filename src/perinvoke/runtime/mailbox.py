@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 
 REQUEST_ID = "Lambda-Runtime-Aws-Request-Id"
 INVOCATION_ID = "Lambda-Runtime-Invocation-Id"
+_DEADLINE = "Lambda-Runtime-Deadline-Ms"
+_ARN = "Lambda-Runtime-Invoked-Function-Arn"
+_HEADERS = (
+    *(REQUEST_ID, INVOCATION_ID, _DEADLINE, _ARN, "Content-Type"),
+    *("Lambda-Runtime-Trace-Id", "Lambda-Runtime-Client-Context", "Lambda-Runtime-Cognito-Identity"),
+    "Lambda-Runtime-Aws-Tenant-Id",
+)
 _PATH = "/2018-06-01/runtime/invocation/next"
 # What a worker tells its parent over the control socket.
 CONNECTED = b"C"  # it asks for its invocations over the connection that comes with this
@@ -32,6 +39,7 @@ POLLS = b"P"  # it asks over its predecessor's
 REPLACES = b"R"  # from now on its record may say when to replace it
 _MAX_HEAD_BYTES = 128 * 1024  # Lambda's own limits add up to less than 10 kB
 _OK = b"HTTP/1.1 200 "
+_LENGTH = b"content-length:"
 _HEAD_END = b"\r\n\r\n"
 _REST_SECONDS = 0.001  # between looks at a head that hasn't come in whole: a rare thing, and arbitrary
 
@@ -66,7 +74,7 @@ class Mailbox:
             self._is_leaving = True
             os.write(self._leave, b".")
 
-    def next(self) -> tuple[bytes, dict[str, str]]:
+    def next(self) -> tuple[bytes, dict[str, Any]]:
         """The next invocation's event and headers; blocks until there is one.
 
         Raises:
@@ -81,7 +89,7 @@ class Mailbox:
             self._hang_up()
             raise RuntimeError(f"Failed to get next: {error}") from error
 
-    def _next_over_old(self) -> tuple[bytes, dict[str, str]] | None:
+    def _next_over_old(self) -> tuple[bytes, dict[str, Any]] | None:
         """Ask over the connection there is; None if the platform has closed it, as it may when it owes nothing."""
         if self._connection is None:
             return None
@@ -91,13 +99,13 @@ class Mailbox:
             self._hang_up()
             return None
 
-    def _next(self) -> tuple[bytes, dict[str, str]]:
+    def _next(self) -> tuple[bytes, dict[str, Any]]:
         connection = self._asked()
         head = self._wait_head(connection)
         headers = headers_of(head)
-        if head.startswith(_OK) and REQUEST_ID in headers:
-            self._record.serve(headers[REQUEST_ID], headers.get(INVOCATION_ID, ""))
-        return self._read(connection, head, headers), headers
+        if head.startswith(_OK) and headers[REQUEST_ID]:
+            self._record.serve(headers[REQUEST_ID], headers[INVOCATION_ID] or "")
+        return self._read(connection, head), headers
 
     def answered(self) -> None:
         """The invocation has been answered: nobody has to do that for this worker any more."""
@@ -146,15 +154,15 @@ class Mailbox:
             elif self._left in ready:
                 raise SystemExit(0)
 
-    def _read(self, connection: socket.socket, head: bytes, headers: dict[str, str]) -> bytes:
+    def _read(self, connection: socket.socket, head: bytes) -> bytes:
         """Take the answer out of the connection; its body."""
-        length = headers.get("Content-Length", "")
-        if head.startswith(_OK) and length.isdigit() and "Connection" not in headers:
-            before = len(head) + len(_HEAD_END)
-            received = _received(connection, before + int(length))
-            self._is_asked = False
-            return bytes(memoryview(received)[before:])
-        return self._read_thoroughly(connection)
+        length = _length_of(head)
+        if length is None:
+            return self._read_thoroughly(connection)
+        before = len(head) + len(_HEAD_END)
+        received = _received(connection, before + length)
+        self._is_asked = False
+        return bytes(memoryview(received)[before:])
 
     def _read_thoroughly(self, connection: socket.socket) -> bytes:
         """The same for every other answer that HTTP allows; http.client costs a worker 0.2 ms for each."""
@@ -211,11 +219,23 @@ def _received(connection: socket.socket, count: int) -> bytearray:
     return received
 
 
-def headers_of(head: bytes) -> dict[str, str]:
-    """The headers in the head of an answer, named as Lambda documents them, without those that are empty. Pure."""
-    headers = {}
+def headers_of(head: bytes) -> dict[str, Any]:
+    """The headers in the head of an answer, in the form that the runtime's own client gives them. Pure."""
+    found = {}
     for line in head.decode("utf-8", "replace").split("\r\n")[1:]:
         name, _, value = line.partition(":")
-        if value := value.strip():
-            headers[name.strip().title()] = value
+        found[name.strip().lower()] = value.strip()
+    headers: dict[str, Any] = {name: found.get(name.lower()) or None for name in _HEADERS}
+    deadline_ms = found.get(_DEADLINE.lower(), "")
+    headers[_DEADLINE] = int(deadline_ms) if deadline_ms.isascii() and deadline_ms.isdigit() else 0
+    headers[_ARN] = headers[_ARN] or ""
     return headers
+
+
+def _length_of(head: bytes) -> int | None:
+    """How many bytes follow the head of an answer that is an invocation; None if that isn't told so simply. Pure."""
+    words = head.lower().split(b"\r\n")
+    lengths = [word[len(_LENGTH) :].strip() for word in words if word.startswith(_LENGTH)]
+    if not head.startswith(_OK) or len(lengths) != 1 or not lengths[0].isdigit() or b"\r\nconnection:" in head.lower():
+        return None
+    return int(lengths[0])

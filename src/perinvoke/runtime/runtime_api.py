@@ -85,4 +85,4 @@ def _ids_received(connection: socket.socket, until: float) -> tuple[str, str]:
         connection.close()
     head, complete, _ = received.partition(b"\r\n\r\n")
     headers = headers_of(head) if complete else {}
-    return headers.get(REQUEST_ID, ""), headers.get(INVOCATION_ID, "")
+    return headers.get(REQUEST_ID) or "", headers.get(INVOCATION_ID) or ""

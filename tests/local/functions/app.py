@@ -13,6 +13,7 @@ from typing import Any
 
 logging.getLogger().setLevel(logging.INFO)
 not_callable = 42
+importer = os.getpid()
 
 
 def echo(event: Any, context: Any) -> dict[str, Any]:
@@ -66,6 +67,39 @@ def talk(event: Any, context: Any) -> str:
 
 def die(event: Any, context: Any) -> None:
     os._exit(3)
+
+
+def begin(event: Any, context: Any) -> int:
+    """Write down which invocation began in which process, in one write; work for a moment; print; end the process if asked to."""
+    with Path(event["path"]).open("a", buffering=1) as file:
+        file.write(f"{context.aws_request_id} {os.getpid()}\n")
+    time.sleep(event.get("seconds", 0))
+    sys.stdout.write(f"in {os.getpid()}\n")
+    if event.get("die"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid()
+
+
+def fork_and_die(event: Any, context: Any) -> int:
+    """``begin``; but before it ends the process it leaves a forked child that has copies of the worker's connections."""
+    if event.get("die") and os.fork() == 0:
+        time.sleep(600)
+    return begin(event, context)
+
+
+def who_imported(event: Any, context: Any) -> int:
+    return importer
+
+
+def die_once(event: Any, context: Any) -> int:
+    """End the process, if no other one of this environment has."""
+    marker = Path(os.environ["_LAMBDA_TELEMETRY_LOG_FD_PROVIDER_SOCKET"]).with_name("died")
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return os.getpid()
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
 
 
 def detach(event: Any, context: Any) -> int:
