@@ -38,6 +38,9 @@ ROWS = {
 }
 
 
+pytestmark = pytest.mark.slow  # the benchmarks run, if in brief
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     output = tmp_path_factory.mktemp("benchmarks") / "page.md"

@@ -46,6 +46,7 @@ def environment(temp_directory: Path) -> dict[str, str]:
 
 
 class TestOnTheRealRuntime:
+    @pytest.mark.slow
     def test_every_hazard_hits_bare_and_none_with_perinvoke(self, tmp_path: Path) -> None:
         done = subprocess.run(COMMAND, capture_output=True, text=True, timeout=100, check=False, env=environment(tmp_path))
         assert done.returncode == 0, done.stdout + done.stderr
