@@ -113,11 +113,12 @@ class Supervisor:
         while self._is_needed():
             events = self._selector.select(self._seconds_to_next())
             self._take_signals()
-            for seat in self._seats:
-                self._hear(seat)
             for key, _ in events:
-                if isinstance(key.data, Seat) and key.fd == key.data.pidfd:
-                    self._bury(key.data)
+                seat: Seat | None = key.data
+                if seat is not None and key.fd == seat.pidfd:
+                    self._bury(seat)
+                elif seat is not None:
+                    self._hear(seat)
             self._keep_time()
         self._drain()
         kill_children()  # what dead workers left, and what was forked too late to be told
@@ -198,22 +199,22 @@ class Supervisor:
         how = f"worker {pid} {describe_exit(code)}{', out of memory' if self._out_of_memory.killed(code) else ''}"
         if not seat.is_ready:
             self._early_deaths += 1
-        if self._stop_began < _FOREVER:
-            self._settle(seat, how, is_replaced=False)
-        elif self._is_crash_loop():
-            self._settle(seat, how, is_replaced=False)
-            self._give_up(how)
-        else:
-            self._replace(seat, pid, code, how)
-
-    def _replace(self, seat: Seat, pid: int, code: int, how: str) -> None:
-        delay = self._delay_seconds(seat)
+        is_over = self._stop_began < _FOREVER or self._is_crash_loop()
+        delay = _FOREVER if is_over else self._delay_seconds(seat)
         request_id, told = self._settle(seat, how, is_replaced=not delay)
-        seat.due_monotonic = time.monotonic() + delay
-        if not delay:
-            self._fork(seat)
-        message = f"{told}; {f'in {delay:g} s it is replaced' if delay else f'worker {seat.pid} takes its place'}"
-        self._records.write(Level.ERROR, message, event="worker_died", requestId=request_id, workerPid=pid, exitCode=code)
+        if request_id or not is_over:
+            told += self._replace(seat, delay)
+            self._records.write(Level.ERROR, told, event="worker_died", requestId=request_id, workerPid=pid, exitCode=code)
+        if is_over:
+            self._give_up(how)
+
+    def _replace(self, seat: Seat, delay_seconds: float) -> str:
+        """Replace the worker that has died, at once or later or never; in words."""
+        seat.due_monotonic = time.monotonic() + delay_seconds
+        if delay_seconds:
+            return "" if delay_seconds == _FOREVER else f"; in {delay_seconds:g} s it is replaced"
+        self._fork(seat)
+        return f"; worker {seat.pid} takes its place" if seat.pid else ""
 
     def _settle(self, seat: Seat, how: str, *, is_replaced: bool) -> tuple[str | None, str]:
         """See to it that the dead worker's invocation is answered: whose it was, and ``how`` with what was done about it."""
@@ -226,7 +227,14 @@ class Supervisor:
         if estate is Estate.NOTHING:
             return None, how
         request_id, invocation_id = seat.record.served
-        return request_id, f"{how}; {self._answer(seat.timed_out_seconds, request_id, invocation_id, how)}"
+        error_type, message = "WorkerDied", f"{how} while it ran invocation {request_id}"
+        if seat.timed_out_seconds is not None:
+            error_type = "InvocationTimeout"
+            message = (
+                f"invocation {request_id} had {seat.timed_out_seconds:.3g} seconds and didn't give way when they were over: "
+                f"its worker was ended and replaced. Where its code stood is in the log"
+            )
+        return request_id, f"{how}; {self._answer(request_id, invocation_id, error_type, message)}"
 
     def _give_up_connection(self, seat: Seat) -> None:
         """Nobody will look into it for a while; when all ends it is looked into once more, together with the others."""
@@ -238,19 +246,13 @@ class Supervisor:
 
     def _drain(self) -> None:
         for request_id, invocation_id in drained(self._given_up):
-            told = self._answer(None, request_id, invocation_id, "the worker that was to run it")
+            message = f"the worker died that was to run invocation {request_id}, before it had begun it"
+            told = self._answer(request_id, invocation_id, "WorkerDied", message)
             self._records.write(Level.ERROR, told, event="worker_died", requestId=request_id)
         self._given_up = []
 
-    def _answer(self, timed_out_seconds: float | None, request_id: str, invocation_id: str, how: str) -> str:
+    def _answer(self, request_id: str, invocation_id: str, error_type: str, message: str) -> str:
         """Answer the caller of an invocation that has lost its worker; what came of it."""
-        error_type, message = "WorkerDied", f"{how} while it ran invocation {request_id}"
-        if timed_out_seconds is not None:
-            error_type = "InvocationTimeout"
-            message = (
-                f"invocation {request_id} had {timed_out_seconds:.3g} seconds and didn't give way when they were over: "
-                f"its worker was ended and replaced. Where its code stood is in the log"
-            )
         is_taken = self._api.fail_invocation(request_id, invocation_id, error_type, message)
         answered = f"was answered with {error_type}" if is_taken else "had its answer, or the platform took none any more"
         return f"its invocation {request_id} {answered}"
@@ -269,6 +271,9 @@ class Supervisor:
         return self._early_deaths >= max(_EARLY_DEATHS, len(self._seats) + 1)
 
     def _give_up(self, last: str) -> None:
+        """Unless it ends anyway."""
+        if self._stop_began < _FOREVER:
+            return
         self._records.write(
             Level.ERROR,
             f"{self._early_deaths} workers in a row ended before they asked for an invocation, at last {last}; "
