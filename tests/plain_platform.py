@@ -34,6 +34,7 @@ class Platform:
         refused: request ids for which something was posted when they had their answer already, or that nobody knows.
         init_errors: what was posted as such.
         polls: how many times a worker has asked.
+        fails_next: how many of the next ones are answered with an error.
     """
 
     def __init__(self) -> None:
@@ -41,6 +42,7 @@ class Platform:
         self.refused: list[str] = []
         self.init_errors: list[Any] = []
         self.polls = 0
+        self.fails_next = 0
         self._waiting: queue.Queue[tuple[str, bytes]] = queue.Queue()
         self._handed_out: set[str] = set()
         self._lock = threading.Lock()
@@ -150,6 +152,14 @@ class Platform:
                 with platform._lock:
                     platform.polls += 1
                 request_id, event = platform._waiting.get()
+                with platform._lock:
+                    fails = platform.fails_next > 0
+                    platform.fails_next -= fails
+                if fails:
+                    platform._waiting.put((request_id, event))
+                    self.send_response(500)
+                    self._send(b"no!")
+                    return
                 platform._handed_out.add(request_id)
                 self.send_response(200)
                 self.send_header("Lambda-Runtime-Aws-Request-Id", request_id)

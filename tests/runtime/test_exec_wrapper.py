@@ -302,6 +302,53 @@ def test_numpys_global_generator_is_seeded_anew_in_every_worker(platform, tmp_pa
     assert platform.call() == ("response", True)
 
 
+STATE = {
+    "a timer": "import signal\nsignal.setitimer(signal.ITIMER_REAL, 1.0)",
+    "the signal mask": "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])",
+    "an ignored signal": "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)",
+    "the umask": "import os\nos.umask(0o777)",
+}
+
+
+@pytest.mark.parametrize("what", STATE)
+def test_a_refused_import_leaves_nothing_in_the_process_that_goes_on(what, platform, tmp_path):
+    """What survives the execution of a program; only the first import sets it here."""
+    told = tmp_path / "state"
+    code = f"{LEFT['open pipe:']}\nimport pathlib\nif not pathlib.Path({str(told)!r}).exists():\n"
+    code += f"    pathlib.Path({str(told)!r}).touch()\n" + "".join(f"    {line}\n" for line in STATE[what].splitlines())
+    start(platform, tmp_path, code + WHO)
+    assert platform.call()[0] == "response"
+    assert "nothing is preloaded" in platform.records()[0]["message"]
+    time.sleep(1.2)
+    assert platform.call()[0] == "response"
+    assert platform.stop() == 0
+
+
+def test_a_preloaded_signal_mask_is_the_workers_and_not_the_parents(platform, tmp_path):
+    code = "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
+    code += "def handler(event, context):\n    return signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ())\n"
+    start(platform, tmp_path, code)
+    assert platform.call() == ("response", True)
+    assert platform.stop() == 0
+
+
+def test_a_preloaded_module_that_ignores_the_end_of_children_changes_nothing(platform, tmp_path):
+    code = "import os, signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+    code += (
+        "def handler(event, context):\n    if event: os._exit(3)\n    return signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN\n"
+    )
+    start(platform, tmp_path, code)
+    assert "ended with exit code 3" in platform.call(die=True)[1]["errorMessage"]
+    assert platform.call() == ("response", True)
+
+
+def test_too_few_descriptors_for_the_workers_are_told_and_it_steps_aside():
+    shell = f"ulimit -n 100; exec {WRAPPER} {sys.executable} -m nothing"
+    env = {**os.environ, "AWS_LAMBDA_MAX_CONCURRENCY": "64"}
+    ended = subprocess.run(["sh", "-c", shell], env=env, capture_output=True, text=True, timeout=30, check=False)
+    assert "64 workers take 256 file descriptors, more than the limit" in ended.stderr
+
+
 def test_what_the_function_does_about_sigterm_stays_its_own(platform, tmp_path):
     code = "import signal, sys\ndef bye(number, frame):\n    print('bye', flush=True)\n    sys.exit(0)\n"
     code += "signal.signal(signal.SIGTERM, bye)\n"

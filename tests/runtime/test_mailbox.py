@@ -69,8 +69,8 @@ def api():
     yield api
     for end in (api.server, api.control, api.theirs):
         end.close()
-    api.record.close()
     api.mailbox._hang_up()
+    api.record.close()
     for fd in (api.mailbox._left, api.mailbox._leave):
         os.close(fd)
 
@@ -158,7 +158,7 @@ def test_an_answer_that_is_none_is_an_error_and_no_invocation(answer, api, conne
     error = api.exchange(connection, answer)
     assert isinstance(error, RuntimeError)
     assert str(error).startswith("Failed to get next: ")
-    assert api.record.stage is Stage.POLLING
+    assert api.record.stage is Stage.ANSWERED, "a replacement would wait for an answer that nobody owes"
 
 
 def test_a_platform_that_is_not_there_is_an_error(api):

@@ -365,3 +365,79 @@ def test_the_environment_ends_when_nobody_gives_it_work_any_more(platform, tmp_p
     assert platform.runtime is not None
     assert platform.runtime.wait(60) == 1
     assert platform.records()[-2]["perinvoke"]["event"] == "crash_loop"
+
+
+@pytest.fixture
+def pids_cgroup():
+    """A cgroup that limits the number of processes; skips where the machine doesn't let us make one."""
+    for base in ("/sys/fs/cgroup/pids", "/sys/fs/cgroup"):
+        group = Path(base, f"perinvoke-test-pids-{os.getpid()}")
+        try:
+            group.mkdir()
+            if Path(group, "pids.max").exists():
+                yield group
+                wait_until(functools.partial(is_empty, group))
+                return
+        except OSError:
+            continue
+        finally:
+            if group.exists():
+                group.rmdir()
+    pytest.skip("no cgroup that limits processes can be made here")
+
+
+def test_a_fork_that_fails_is_tried_again_and_costs_the_other_workers_nothing(platform, pids_cgroup, tmp_path):
+    start(platform, tmp_path)
+    assert platform.runtime is not None
+    Path(pids_cgroup, "cgroup.procs").write_text(str(platform.runtime.pid))
+    Path(pids_cgroup, "pids.max").write_text("1")
+    running = begun(platform, tmp_path, how="sleep", seconds=2.0)
+    assert platform.call(how="SIGKILL")[1]["errorType"] == "WorkerDied"
+    assert platform.answer(running)[0] == "response"
+    wait_until(lambda: any(record.get("perinvoke", {}).get("event") == "fork_failed" for record in platform.records()))
+    Path(pids_cgroup, "pids.max").write_text("max")
+    wait_until(lambda: len(platform.workers()) == WORKERS, 20)
+    assert len(all_serve(platform)) == WORKERS
+    assert platform.stop() == 0
+
+
+def test_a_forked_child_that_comes_back_from_its_handler_takes_nobodys_invocation(platform, tmp_path):
+    start(platform, tmp_path, workers=2)
+    platform.call(how="fork and come back")
+    asked = {platform.invoke(echo=number): number for number in range(100)}
+    for request_id, number in asked.items():
+        kind, payload = platform.answer(request_id)
+        assert kind == "response"
+        assert payload["echo"] == number
+    assert platform.stop() == 0
+
+
+def test_a_platform_that_answers_with_errors_for_a_while_gets_its_workers_back(platform, tmp_path):
+    start(platform, tmp_path)
+    platform.fails_next = 3 * WORKERS
+    for pid in platform.workers()[:2]:
+        os.kill(pid, signal.SIGKILL)
+    for _ in range(2 * WORKERS):
+        assert platform.call()[0] == "response"
+    wait_until(lambda: platform.fails_next <= 0)
+    assert len(all_serve(platform)) == WORKERS
+
+
+def test_a_log_that_nobody_reads_does_not_hold_up_supervision(platform, tmp_path):
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    try:
+        while True:
+            os.write(writing, b"x" * 4096)
+    except BlockingIOError:
+        os.set_blocking(writing, True)
+    variables = {"PERINVOKE_ROOT": os.environ["PERINVOKE_ROOT"], "PERINVOKE_PRELOAD": "handler"}
+    log = Path(f"/proc/self/fd/{writing}")
+    platform.start_python("dies.handler", directory=FUNCTIONS, workers=2, log=log, **variables)
+    wait_until(lambda: platform.polls >= 2, 30)
+    for _ in range(3):
+        assert platform.call(how="os._exit")[1]["errorType"] == "WorkerDied"
+    assert platform.call()[0] == "response"
+    assert platform.stop() == 0
+    os.close(reading)
+    os.close(writing)

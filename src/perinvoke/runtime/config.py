@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # What Lambda leaves a runtime between SIGTERM and SIGKILL, where an internal extension is registered.
 _DEFAULT_STOP_MS = 500
-MAX_WORKERS = 4_096  # as many as a Managed Instances environment may have file descriptors
+MAX_WORKERS = 1_024  # each takes three of the 4,096 file descriptors that a Managed Instances environment may have
 ISOLATING_HANDLER = "perinvoke.handler.handler"
 
 

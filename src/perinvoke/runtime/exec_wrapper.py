@@ -31,6 +31,7 @@ from perinvoke.runtime.preload import freeze, preload
 from perinvoke.runtime.process_tree import kill_children
 from perinvoke.runtime.records import Level, Records
 from perinvoke.runtime.runtime_api import RuntimeApi
+from perinvoke.runtime.start_state import StartState, allow_descriptors
 from perinvoke.runtime.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ Without AWS_LAMBDA_MAX_CONCURRENCY, as on ordinary Lambda, COMMAND is executed a
 _EXIT_FAILED = 1
 _EXIT_NOT_EXECUTABLE, _EXIT_NOT_FOUND = 126, 127  # as shells, and Lambda's own bootstrap, tell it
 _MODULE = "perinvoke.runtime"
+_DESCRIPTORS = 64  # the interpreter, the log, the first modules, and room for what is opened for a moment
+_DESCRIPTORS_PER_WORKER = 3  # a pidfd, a control socket, the duplicate of its connection
 
 
 class _Unsupported(Exception):  # it is an answer, not a failure
@@ -66,8 +69,16 @@ class _Unsupported(Exception):  # it is an answer, not a failure
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Become the runtime; returns an exit code only if that can't be."""
-    options = _parser().parse_args(arguments)
-    command: list[str] = [options.first, *options.rest]
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    command: list[str] = options.command
+    if options.version:
+        print(f"perinvoke {version('perinvoke')}")  # noqa: T201
+        return 0
+    if not command or not command[0]:
+        parser.error("COMMAND is missing: what the platform would run, such as python -m awslambdaric app.handler")
+    if command[0].startswith("-"):
+        parser.error(f"there is no option {command[0]}; after the options comes COMMAND")
     try:
         config = read_config()
     except SettingError as error:
@@ -94,19 +105,25 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"perinvoke {version('perinvoke')}")
+    parser.add_argument("--version", action="store_true", help="show the version and end")
     parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)  # this is the command's own interpreter
     parser.add_argument("--no-preload", action="store_true", help=argparse.SUPPRESS)  # it was tried, and refused
-    parser.add_argument("first", metavar="COMMAND", help="what the platform would run, with its arguments")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="COMMAND", help="what the platform would run, with its arguments"
+    )
     return parser
 
 
 def _run(program: Program, command: list[str], config: Config, records: Records, *, may_preload: bool) -> int:
     """Run the program in this process, as the parent of its workers."""
-    environ, directory = dict(os.environ), os.getcwd()  # noqa: PTH109  # to be given to chdir as it is
+    at_start = StartState()
     _set_path(program)
     runtime = _runtime()
+    needed = _DESCRIPTORS + _DESCRIPTORS_PER_WORKER * (config.workers or 0)
+    if not allow_descriptors(needed):
+        raise _Unsupported(
+            f"{config.workers} workers take {needed} file descriptors, more than the limit. Raise it: ulimit -n {needed}"
+        )
     if may_preload and config.preload:
         try:
             seconds = preload(config.preload, *_handlers(program, config))
@@ -114,12 +131,12 @@ def _run(program: Program, command: list[str], config: Config, records: Records,
             told = f"nothing is preloaded: {refused}. Every worker imports for itself, as without PERINVOKE_PRELOAD"
             records.write(Level.WARN, told, event="preload_refused")
             kill_children()
-            os.chdir(directory)
-            _execute_here(program, ["--no-preload", *command], environ)
+            at_start.restore()
+            _execute_here(program, ["--no-preload", *command], at_start.environ)
         records.write(Level.INFO, f"preloaded {', '.join(config.preload)} in {seconds:.2f} s", event="preloaded")
     freeze()
     supervisor = Supervisor(runtime, config.api_address or "", records, stop_seconds=config.stop_seconds)
-    with _taking_over(supervisor):
+    with _taking_over(supervisor, at_start):
         _run_program(program)
     return 0
 
@@ -162,7 +179,7 @@ def _handlers(program: Program, config: Config) -> tuple[str, str]:
 
 
 @contextmanager
-def _taking_over(supervisor: Supervisor) -> Iterator[None]:
+def _taking_over(supervisor: Supervisor, at_start: StartState) -> Iterator[None]:
     """The processes that the runtime starts are the supervisor's; in those, everything is as it was."""
     parent = os.getpid()
     methods = {"start": BaseProcess.start, "join": BaseProcess.join}
@@ -174,6 +191,7 @@ def _taking_over(supervisor: Supervisor) -> Iterator[None]:
     def start(process: BaseProcess) -> None:
         def run() -> None:
             give_back()
+            at_start.restore_descriptors()
             process.run()
 
         supervisor.start(run)
@@ -236,7 +254,7 @@ def _execute_in_its_interpreter(program: Program, command: list[str]) -> NoRetur
 def _execute_here(
     program: Program, arguments: list[str], environ: Mapping[str, str], interpreter: str = sys.executable
 ) -> NoReturn:
-    """Begin anew, in a process image that owns nothing."""
+    """Begin anew, in a process image that has nothing of this one's."""
     again = [interpreter, *program.flags, "-m", _MODULE, "--in-process", *arguments]
     os.execve(interpreter, again, environ)  # noqa: S606  # no shell is wanted
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import signal
 import sys
 import traceback
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from perinvoke.environment import supervised
@@ -35,22 +37,18 @@ class Supervision:
         """Have this worker ended and replaced at that second of CLOCK_MONOTONIC, and its caller answered; 0.0 takes it back."""
         if not self._is_announced:
             self._is_announced = True
-            self._control.send(REPLACES)
+            try:
+                self._control.send(REPLACES)
+            except OSError:  # the handler has closed it; the parent still looks once a second
+                pass
         self._record.replace_at(at_monotonic, timeout_seconds)
 
 
-def become_worker(
-    runtime: ModuleType,
-    address: str,
-    record: WorkerRecord,
-    *,
-    control: socket.socket,
-    connection: socket.socket | None,
-    users_handlers: dict[signal.Signals, Any],
-) -> None:
-    """Set up this process, forked a moment ago with SIGTERM blocked, as a worker.
+@dataclass(frozen=True)
+class Inherited:
+    """What a worker has from its parent.
 
-    Args:
+    Attributes:
         runtime: awslambdaric's module whose ``runtime_client`` asks and answers.
         address: of the runtime API.
         record: shared with the parent.
@@ -58,15 +56,27 @@ def become_worker(
         connection: a predecessor's, with a request waiting on it.
         users_handlers: of the signals that the parent handles, as they were before.
     """
+
+    runtime: ModuleType
+    address: str
+    record: WorkerRecord
+    control: socket.socket
+    connection: socket.socket | None
+    users_handlers: dict[signal.Signals, Any]
+
+
+def become_worker(inherited: Inherited) -> None:
+    """Set up this process, forked a moment ago with SIGTERM blocked, as a worker."""
     die_before_parent()
     atexit._clear()  # noqa: SLF001  # as multiprocessing does: what was registered before the fork is the parent's to undo
     _own_randomness()
-    mailbox = Mailbox(address, record, control, connection, _user_agent())
+    record, runtime, control = inherited.record, inherited.runtime, inherited.control
+    mailbox = Mailbox(inherited.address, record, control, inherited.connection, _user_agent())
     runtime.runtime_client = RuntimeClient(runtime.runtime_client, mailbox)  # type: ignore[attr-defined]
     supervised.supervisor = Supervision(record, control)
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=functools.partial(_forget, mailbox, control))
     signal.set_wakeup_fd(-1)
-    for number, handler in users_handlers.items():
+    for number, handler in inherited.users_handlers.items():
         signal.signal(number, handler)
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # what the function's own code did about it when preloaded, stays
         signal.signal(signal.SIGTERM, _leaver(record, mailbox))
@@ -99,9 +109,11 @@ def _leaver(record: WorkerRecord, mailbox: Mailbox) -> Callable[[int, FrameType 
     return leave
 
 
-def _forget() -> None:
-    """A process that a handler forks is no worker."""
+def _forget(mailbox: Mailbox, control: socket.socket) -> None:
+    """A process that a handler forks is no worker, even if it comes back from the handler: it asks for nothing, notes nothing."""
     supervised.supervisor = None
+    mailbox.forget()
+    control.close()
 
 
 def _own_randomness() -> None:

@@ -11,11 +11,14 @@ Only asking is done here. Answers go through the runtime's own client.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
+import re
 import select
 import socket
 import time
+import urllib.parse
 from typing import TYPE_CHECKING, Any
 
 from perinvoke.runtime.worker_record import Stage
@@ -39,6 +42,7 @@ POLLS = b"P"  # it asks over its predecessor's
 REPLACES = b"R"  # from now on its record may say when to replace it
 _MAX_HEAD_BYTES = 128 * 1024  # Lambda's own limits add up to less than 10 kB
 _OK = b"HTTP/1.1 200 "
+_IS_OK = re.compile(rb"HTTP/1\.[01] 200\b")
 _LENGTH = b"content-length:"
 _HEAD_END = b"\r\n\r\n"
 _REST_SECONDS = 0.001  # between looks at a head that hasn't come in whole: a rare thing, and arbitrary
@@ -67,10 +71,11 @@ class Mailbox:
         self._asked_bytes = record.asked_bytes
         self._left, self._leave = os.pipe()
         self._is_leaving = False
+        self._pid = os.getpid()
 
     def leave(self) -> None:
         """Have ``next`` end the worker instead of waiting for another invocation. For signal handlers: never blocks."""
-        if not self._is_leaving:
+        if not self._is_leaving and self._pid == os.getpid():
             self._is_leaving = True
             os.write(self._leave, b".")
 
@@ -81,8 +86,8 @@ class Mailbox:
             SystemExit: the worker is to end; what the connection holds or will hold is left to its replacement.
             RuntimeError: the runtime API answered with an error, or closed the connection. The same call may succeed later.
         """
-        if self._is_leaving:
-            raise SystemExit(0)
+        if self._is_leaving or self._pid != os.getpid():
+            raise SystemExit(0)  # a process that a handler forked, and that came back from it, is no worker
         try:
             return self._next_over_old() or self._next()
         except (OSError, http.client.HTTPException) as error:
@@ -103,13 +108,24 @@ class Mailbox:
         connection = self._asked()
         head = self._wait_head(connection)
         headers = headers_of(head)
-        if head.startswith(_OK) and headers[REQUEST_ID]:
+        if _IS_OK.match(head) and headers[REQUEST_ID]:
             self._record.serve(headers[REQUEST_ID], headers[INVOCATION_ID] or "")
         return self._read(connection, head), headers
 
     def answered(self) -> None:
         """The invocation has been answered: nobody has to do that for this worker any more."""
-        self._record.stage = Stage.ANSWERED
+        if self._pid == os.getpid():
+            self._record.stage = Stage.ANSWERED
+
+    def forget(self) -> None:
+        """In a process that a handler forks: the connection is its parent's, and would be kept open by a copy of it."""
+        if self._connection is not None:
+            self._connection.close()
+        for fd in (self._left, self._leave):
+            try:
+                os.close(fd)
+            except OSError:  # the handler has closed it
+                continue
 
     def _asked(self) -> socket.socket:
         """A connection with one request waiting on it."""
@@ -128,8 +144,8 @@ class Mailbox:
         return connection
 
     def _connect(self) -> socket.socket:
-        host, _, port = self._address.rpartition(":")
-        connection = socket.create_connection((host.strip("[]"), int(port)))
+        api = urllib.parse.urlsplit(f"//{self._address}")
+        connection = socket.create_connection((api.hostname or "", api.port or http.client.HTTP_PORT))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._asked_bytes = 0
         socket.send_fds(self._control, [CONNECTED], [connection.fileno()])  # before anything can be handed out over it
@@ -166,12 +182,13 @@ class Mailbox:
 
     def _read_thoroughly(self, connection: socket.socket) -> bytes:
         """The same for every other answer that HTTP allows; http.client costs a worker 0.2 ms for each."""
-        response = http.client.HTTPResponse(connection, method="GET")
-        response.begin()
-        body = response.read()
+        with contextlib.closing(http.client.HTTPResponse(connection, method="GET")) as response:
+            response.begin()
+            body = response.read()
         self._is_asked = False
         if response.will_close:
             self._hang_up()
+        self._owed_nothing()
         if response.status != http.HTTPStatus.OK:
             raise RuntimeError(f"Failed to get next: the runtime API answered {response.status}: {body[:200]!r}")
         return body
@@ -180,7 +197,13 @@ class Mailbox:
         """Give the connection up; the parent does, too, when it hears of the next one or that the worker has ended."""
         connection, self._connection, self._is_asked = self._connection, None, False
         if connection is not None:
+            self._owed_nothing()
             connection.close()
+
+    def _owed_nothing(self) -> None:
+        """No answer is waited for any more: a replacement must not wait for one either."""
+        if self._record.stage is not Stage.SERVING:
+            self._record.stage = Stage.ANSWERED
 
 
 class RuntimeClient:

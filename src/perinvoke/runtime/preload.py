@@ -58,6 +58,7 @@ def preload(names: Sequence[str], own_handler: str, called: str) -> float:
     before = look()
     for name in dict.fromkeys(handler_module(own_handler) if name == HANDLER else name for name in names):
         _import(name)
+        gc.collect()  # what only garbage holds is no reason to refuse
         left = left_between(before, look())
         if left:
             raise PreloadRefused(
@@ -98,8 +99,8 @@ def _import(name: str) -> None:
         raise PreloadRefused(
             f"importing {name} raised {type(error).__name__}: {error}, at {where.filename}:{where.lineno}"
         ) from error
-    except SystemExit as error:
-        raise PreloadRefused(f"importing {name} ended with SystemExit: {error}") from error
+    except BaseException as error:
+        raise PreloadRefused(f"importing {name} ended with {type(error).__name__}: {error}") from error
 
 
 def _import_what_isolated_needs(called: str) -> None:

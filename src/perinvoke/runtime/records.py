@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 from datetime import UTC, datetime
 from enum import Enum
 
 _LOGGER = "perinvoke"
+_PATIENCE_MS = 100  # then the record is lost; arbitrary
 
 
 class Level(Enum):
@@ -40,10 +42,19 @@ class Records:
             return
         line = _as_json(level, message, fields) if self._as_json else _as_text(level, message)
         stderr = sys.__stderr__.fileno() if sys.__stderr__ else 2
+        if not _takes_more(stderr):
+            return
         try:
             os.write(stderr, f"{line}\n".encode())  # in one write, so that lines of others come whole
         except (OSError, ValueError):
             pass
+
+
+def _takes_more(fd: int) -> bool:
+    """Whether somebody reads it: supervision must not stand still because nobody does."""
+    writable = select.poll()
+    writable.register(fd, select.POLLOUT)
+    return bool(writable.poll(_PATIENCE_MS))
 
 
 def _as_json(level: Level, message: str, fields: dict[str, object]) -> str:

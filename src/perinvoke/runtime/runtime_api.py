@@ -10,7 +10,7 @@ import time
 from perinvoke.runtime.mailbox import INVOCATION_ID, REQUEST_ID, headers_of
 
 _PREFIX = "/2018-06-01/runtime"
-_ANSWER_SECONDS = 2.0  # a platform that takes longer is in trouble itself, and other workers wait for their replacement
+_ANSWER_SECONDS = 2.0  # for each thing it is waited for; a platform that takes longer is in trouble itself
 _DRAIN_SECONDS = 0.1  # what the platform may take to notice that nobody asks any more, on the same machine
 _MAX_HEAD_BYTES = 128 * 1024
 
@@ -22,7 +22,7 @@ class RuntimeApi:
         self._address = address
 
     def fail_invocation(self, request_id: str, invocation_id: str, error_type: str, message: str) -> bool:
-        """Answer an invocation with an error; whether the platform took it. Blocks for two seconds at most.
+        """Answer an invocation with an error; whether the platform took it. Blocks for two seconds or so.
 
         An invocation that has its answer already keeps that one: the platform takes the first.
         """
@@ -31,7 +31,7 @@ class RuntimeApi:
         return self._post(f"/invocation/{request_id}/error", error_type, body, headers)
 
     def fail_init(self, error_type: str, message: str) -> bool:
-        """Tell the platform that this environment can't be initialised; whether it heard. Blocks for two seconds at most."""
+        """Tell the platform that this environment can't be initialised; whether it heard. Blocks as long."""
         return self._post("/init/error", error_type, _error(error_type, message), {})
 
     def _post(self, path: str, error_type: str, body: dict[str, object], headers: dict[str, str]) -> bool:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 _MESSAGE_BYTES = 16
 _FDS = 1
-# Of struct tcp_info, linux/tcp.h: tcpi_notsent_bytes (Linux 4.6) and tcpi_bytes_sent (4.19).
+# Of struct tcp_info, linux/tcp.h: tcpi_notsent_bytes (Linux 4.6); tcpi_bytes_sent and tcpi_bytes_retrans (4.19).
 _UNSENT, _UNSENT_AT = struct.Struct("=I"), 144
-_SENT, _SENT_AT = struct.Struct("=Q"), 200
+_SENT, _SENT_AT = struct.Struct("=QQ"), 200
 _STOP_SECONDS = 0.2  # only a process stuck in the kernel takes longer to stop
 
 
@@ -49,9 +49,9 @@ def estate_of(stage: Stage, *, was_sent: bool) -> Estate:
 def taken_bytes(connection: socket.socket) -> int:
     """How many bytes a TCP connection has taken since it was made, sent or still to be sent."""
     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SENT_AT + _SENT.size)
-    sent: int = _SENT.unpack_from(info, _SENT_AT)[0]
+    sent, repeated = _SENT.unpack_from(info, _SENT_AT)
     unsent: int = _UNSENT.unpack_from(info, _UNSENT_AT)[0]
-    return sent + unsent
+    return int(sent) - int(repeated) + unsent
 
 
 def is_ended(connection: socket.socket) -> bool:
@@ -92,12 +92,12 @@ class Seat:
 
     def prepare(self) -> socket.socket:
         """For a new worker: a new record, and a control socket, whose other end is returned. Keeps the connection."""
-        asked_bytes = self.record.asked_bytes
-        self.record.close()
-        self.record = WorkerRecord()
+        record = WorkerRecord()
         if self.connection is not None:
-            self.record.ask(asked_bytes)
-            self.record.stage = Stage.POLLING
+            record.ask(self.record.asked_bytes)
+            record.stage = Stage.POLLING
+        self.record.close()
+        self.record = record
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.setblocking(False)  # noqa: FBT003  # the stdlib's signature
         self.is_ready = False
@@ -127,7 +127,10 @@ class Seat:
 
     def reap(self) -> int:
         """The exit code of the worker, which has ended; nobody sits here then."""
-        _, status = os.waitpid(self.pid, 0)
+        try:
+            _, status = os.waitpid(self.pid, 0)
+        except ChildProcessError:  # preloaded code reaps every child
+            status = 0
         self.pid = 0
         os.close(self.pidfd)
         self.pidfd = -1
@@ -167,6 +170,16 @@ class Seat:
         states = os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG
         while os.waitid(os.P_PID, self.pid, states) is None and time.monotonic() < until:
             time.sleep(0.001)
+
+    def give_up(self) -> None:
+        """No worker could be started; one that was forked already can't be watched, and is ended."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self.pid = 0
+        if self.control is not None:
+            self.control.close()
+            self.control = None
 
     def hang_up(self) -> None:
         """Give the connection up."""

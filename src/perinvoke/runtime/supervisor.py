@@ -19,11 +19,13 @@ import selectors
 import signal
 import socket
 import time
+import traceback
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from perinvoke.runtime.death import OutOfMemory, describe_exit
-from perinvoke.runtime.forked import become_worker, run_worker
+from perinvoke.runtime.forked import Inherited, become_worker, run_worker
 from perinvoke.runtime.mailbox import REPLACES
 from perinvoke.runtime.process_tree import adopt_orphans, die_with, kill_children, reap_all_but
 from perinvoke.runtime.records import Level
@@ -52,9 +54,19 @@ _TICK_SECONDS = 1.0  # how often it looks after what no event tells: counters, o
 _PRECISE_TICK_SECONDS = 0.05  # once some worker may have to be replaced at a certain moment
 
 # Of the time that the platform gives between SIGTERM and SIGKILL: until then handlers may end by themselves, then they are
-# interrupted, and then killed.
-_INTERRUPT_SHARE = 0.5
-_KILL_SHARE = 0.9
+# interrupted, and then killed; the rest is for answering.
+_INTERRUPT_SHARE = 0.4
+_KILL_SHARE = 0.7
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What the caller of an invocation that has lost its worker is told."""
+
+    request_id: str
+    invocation_id: str
+    error_type: str
+    message: str
 
 
 class CrashLoop(SystemExit):
@@ -84,7 +96,9 @@ class Supervisor:
         self._seats: list[Seat] = []
         self._selector = selectors.DefaultSelector()
         self._signals, self._wakeup = socket.socketpair()
-        self._users_handlers = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
+        self._pid = os.getpid()
+        self._users_mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._users_handlers = {number: signal.getsignal(number) for number in (*_STOP_SIGNALS, signal.SIGCHLD)}
         self._given_up: list[socket.socket] = []
         self._early_deaths = 0
         self._was_ready = False
@@ -110,16 +124,12 @@ class Supervisor:
         Raises:
             CrashLoop: this process should end, so that the platform replaces the environment.
         """
-        while self._is_needed():
-            events = self._selector.select(self._seconds_to_next())
-            self._take_signals()
-            for key, _ in events:
-                seat: Seat | None = key.data
-                if seat is not None and key.fd == seat.pidfd:
-                    self._bury(seat)
-                elif seat is not None:
-                    self._hear(seat)
-            self._keep_time()
+        try:
+            self._supervise()
+        except BaseException:
+            if os.getpid() == self._pid:  # and not a worker on its way out
+                self._abandon()
+            raise
         self._drain()
         kill_children()  # what dead workers left, and what was forked too late to be told
         if self._has_given_up:
@@ -127,13 +137,29 @@ class Supervisor:
 
     # --- a round -------------------------------------------------------------------------------------------------------
 
+    def _supervise(self) -> None:
+        while self._is_needed():
+            events = self._selector.select(self._seconds_to_next())
+            self._take_signals()
+            # Decided before anyone is buried: whoever takes a seat may get a descriptor that was closed a moment ago.
+            heard = [key.data for key, _ in events if key.data is not None and key.fd != key.data.pidfd]
+            dead = [key.data for key, _ in events if key.data is not None and key.fd == key.data.pidfd]
+            for seat in heard:
+                self._hear(seat)
+            for seat in dead:
+                self._bury(seat)
+            self._keep_time()
+
     def _is_needed(self) -> bool:
-        if self._stop_began < _FOREVER:
+        if self._is_stopping():
             return any(seat.pid for seat in self._seats)
         return bool(self._seats)
 
+    def _is_stopping(self) -> bool:
+        return self._stop_began < _FOREVER
+
     def _seconds_to_next(self) -> float:
-        due = min((seat.due_monotonic for seat in self._seats), default=_FOREVER)
+        due = _FOREVER if self._is_stopping() else min((seat.due_monotonic for seat in self._seats), default=_FOREVER)
         return max(0.0, min(self._tick_seconds, due - time.monotonic(), self._next_stop_stage() - time.monotonic()))
 
     def _listen(self) -> None:
@@ -144,6 +170,8 @@ class Supervisor:
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         for number in _STOP_SIGNALS:
             signal.signal(number, lambda *_: None)  # the wake-up tells
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would have the kernel forget how workers ended
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
 
     def _take_signals(self) -> None:
         try:
@@ -178,7 +206,7 @@ class Supervisor:
             self._stop_further()
         for seat in self._seats:
             seat.kill_if_overdue()
-            if now >= seat.due_monotonic and self._stop_began == _FOREVER:
+            if now >= seat.due_monotonic and not self._is_stopping():
                 self._fork(seat)
 
     def _replace_now(self) -> None:
@@ -199,11 +227,13 @@ class Supervisor:
         how = f"worker {pid} {describe_exit(code)}{', out of memory' if self._out_of_memory.killed(code) else ''}"
         if not seat.is_ready:
             self._early_deaths += 1
-        is_over = self._stop_began < _FOREVER or self._is_crash_loop()
+        is_over = self._is_stopping() or self._is_crash_loop()
         delay = _FOREVER if is_over else self._delay_seconds(seat)
-        request_id, told = self._settle(seat, how, is_replaced=not delay)
-        if request_id or not is_over:
-            told += self._replace(seat, delay)
+        answer = self._settle(seat, how, is_replaced=not delay)
+        replaced = self._replace(seat, delay)  # first: a platform that takes its time with the answer must not delay it
+        request_id = answer.request_id if answer else None
+        told = f"{how}; {self._give(answer)}{replaced}" if answer else f"{how}{replaced}"
+        if answer or not is_over:
             self._records.write(Level.ERROR, told, event="worker_died", requestId=request_id, workerPid=pid, exitCode=code)
         if is_over:
             self._give_up(how)
@@ -216,46 +246,45 @@ class Supervisor:
         self._fork(seat)
         return f"; worker {seat.pid} takes its place" if seat.pid else ""
 
-    def _settle(self, seat: Seat, how: str, *, is_replaced: bool) -> tuple[str | None, str]:
-        """See to it that the dead worker's invocation is answered: whose it was, and ``how`` with what was done about it."""
+    def _settle(self, seat: Seat, how: str, *, is_replaced: bool) -> _Answer | None:
+        """Leave the connection to the next one or to nobody; what is to be answered for the worker that has died."""
         estate = seat.estate()
         if estate is Estate.IN_CONNECTION:
             if not is_replaced:
                 self._give_up_connection(seat)
-            return None, how
+            return None
         seat.hang_up()
         if estate is Estate.NOTHING:
-            return None, how
+            return None
         request_id, invocation_id = seat.record.served
-        error_type, message = "WorkerDied", f"{how} while it ran invocation {request_id}"
-        if seat.timed_out_seconds is not None:
-            error_type = "InvocationTimeout"
-            message = (
-                f"invocation {request_id} had {seat.timed_out_seconds:.3g} seconds and didn't give way when they were over: "
-                f"its worker was ended and replaced. Where its code stood is in the log"
-            )
-        return request_id, f"{how}; {self._answer(request_id, invocation_id, error_type, message)}"
+        if seat.timed_out_seconds is None:
+            return _Answer(request_id, invocation_id, "WorkerDied", f"{how} while it ran invocation {request_id}")
+        message = (
+            f"invocation {request_id} had {seat.timed_out_seconds:.3g} seconds and didn't give way when they were over: "
+            f"its worker was ended and replaced. Where its code stood is in the log"
+        )
+        return _Answer(request_id, invocation_id, "InvocationTimeout", message)
 
     def _give_up_connection(self, seat: Seat) -> None:
         """Nobody will look into it for a while; when all ends it is looked into once more, together with the others."""
         assert seat.connection is not None
         self._given_up.append(seat.connection)
         seat.connection = None
-        if self._stop_began == _FOREVER:
+        if not self._is_stopping():
             self._drain()
 
     def _drain(self) -> None:
         for request_id, invocation_id in drained(self._given_up):
             message = f"the worker died that was to run invocation {request_id}, before it had begun it"
-            told = self._answer(request_id, invocation_id, "WorkerDied", message)
-            self._records.write(Level.ERROR, told, event="worker_died", requestId=request_id)
+            told = self._give(_Answer(request_id, invocation_id, "WorkerDied", message))
+            self._records.write(Level.ERROR, f"{message}; {told}", event="worker_died", requestId=request_id)
         self._given_up = []
 
-    def _answer(self, request_id: str, invocation_id: str, error_type: str, message: str) -> str:
+    def _give(self, answer: _Answer) -> str:
         """Answer the caller of an invocation that has lost its worker; what came of it."""
-        is_taken = self._api.fail_invocation(request_id, invocation_id, error_type, message)
-        answered = f"was answered with {error_type}" if is_taken else "had its answer, or the platform took none any more"
-        return f"its invocation {request_id} {answered}"
+        is_taken = self._api.fail_invocation(answer.request_id, answer.invocation_id, answer.error_type, answer.message)
+        answered = f"was answered with {answer.error_type}" if is_taken else "had its answer, or the platform took none any more"
+        return f"its invocation {answer.request_id} {answered}"
 
     def _delay_seconds(self, seat: Seat) -> float:
         """How long the seat stays empty."""
@@ -272,7 +301,7 @@ class Supervisor:
 
     def _give_up(self, last: str) -> None:
         """Unless it ends anyway."""
-        if self._stop_began < _FOREVER:
+        if self._is_stopping():
             return
         self._records.write(
             Level.ERROR,
@@ -286,59 +315,75 @@ class Supervisor:
     # --- forks ---------------------------------------------------------------------------------------------------------
 
     def _fork(self, seat: Seat) -> None:
-        theirs = seat.prepare()
-        parent = os.getpid()
-        with _blocked(_STOP_SIGNALS):
-            try:
+        """Put a worker into the seat; if that can't be, try again later. In the worker this doesn't return."""
+        try:
+            theirs = seat.prepare()
+            with theirs, _blocked(_STOP_SIGNALS):
+                parent = os.getpid()
                 pid = os.fork()
-            except OSError as error:
-                theirs.close()
-                seat.due_monotonic = time.monotonic() + _LONGEST_DELAY_SECONDS
-                if seat.connection is not None:
-                    self._give_up_connection(seat)
-                self._records.write(
-                    Level.ERROR, f"a worker could not be forked: {error}; tried again in {_LONGEST_DELAY_SECONDS:g} s"
-                )
-                return
+                if pid == 0:
+                    with _no_way_back():
+                        self._become(seat, theirs.detach(), parent)
             if pid == 0:
-                die_with(parent)
-                self._forget(seat)
-                become_worker(
-                    self._runtime,
-                    self._address,
-                    seat.record,
-                    control=theirs,
-                    connection=seat.connection,
-                    users_handlers=self._users_handlers,
-                )
-        if pid == 0:
-            run_worker(seat.run)
-        theirs.close()
-        seat.fill(pid)
+                signal.pthread_sigmask(signal.SIG_SETMASK, self._users_mask)
+                run_worker(seat.run)
+            seat.fill(pid)
+            self._watch(seat)
+        except OSError as error:  # out of processes, memory or descriptors
+            seat.give_up()
+            seat.due_monotonic = time.monotonic() + _LONGEST_DELAY_SECONDS
+            if seat.connection is not None:
+                self._give_up_connection(seat)
+            told = f"a worker could not be started: {error}; in {_LONGEST_DELAY_SECONDS:g} s it is tried again"
+            self._records.write(Level.ERROR, told, event="fork_failed")
+
+    def _watch(self, seat: Seat) -> None:
         self._selector.register(seat.pidfd, selectors.EVENT_READ, seat)
         assert seat.control is not None
         self._selector.register(seat.control, selectors.EVENT_READ, seat)
 
-    def _forget(self, mine: Seat) -> None:
-        """In a forked worker."""
+    def _become(self, seat: Seat, control: int, parent: int) -> None:
+        """In a forked worker, with the stop signals blocked."""
+        die_with(parent)
         self._selector.close()
         self._signals.close()
         self._wakeup.close()
+        for other in self._seats:
+            other.forget(mine=other is seat)
+        inherited = Inherited(
+            runtime=self._runtime,
+            address=self._address,
+            record=seat.record,
+            control=socket.socket(fileno=control),
+            connection=seat.connection,
+            users_handlers=self._users_handlers,
+        )
+        become_worker(inherited)
+
+    def _abandon(self) -> None:
+        """This process can't go on: kill every worker, and answer for each that had an invocation."""
+        self._stop_began = time.monotonic()
         for seat in self._seats:
-            seat.forget(mine=seat is mine)
+            if seat.pid:
+                os.kill(seat.pid, signal.SIGKILL)
+                seat.reap()
+            answer = self._settle(seat, "the supervisor of the workers failed", is_replaced=False)
+            if answer:
+                self._give(answer)
+        self._drain()
 
     # --- the end -------------------------------------------------------------------------------------------------------
 
     def _stop(self, why: str) -> None:
         """End all workers, each after its invocation. Idempotent: a second SIGTERM changes nothing."""
-        if self._stop_began < _FOREVER:
+        if self._is_stopping():
             return
         self._stop_began = time.monotonic()
-        self._records.write(Level.INFO, f"{why}: workers end after their invocation, or in {self._stop_seconds:g} s")
         self._signal_all(signal.SIGTERM)
+        self._records.write(Level.INFO, f"{why}: workers end after their invocation, or in {self._stop_seconds:g} s")
 
     def _next_stop_stage(self) -> float:
-        if self._stop_began == _FOREVER or self._stop_stage > 1:
+        if not self._is_stopping() or self._stop_stage > 1:
             return _FOREVER
         return self._stop_began + self._stop_seconds * (_INTERRUPT_SHARE, _KILL_SHARE)[self._stop_stage]
 
@@ -356,6 +401,16 @@ class Supervisor:
         for seat in self._seats:
             if seat.pid:
                 os.kill(seat.pid, number)
+
+
+@contextmanager
+def _no_way_back() -> Iterator[None]:
+    """In a forked worker: what fails here ends it, for above is the parent's code."""
+    try:
+        yield
+    except BaseException:  # noqa: BLE001  # the same
+        traceback.print_exc()
+        os._exit(1)
 
 
 @contextmanager

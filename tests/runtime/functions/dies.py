@@ -23,7 +23,7 @@ def handler(event: Any, context: Any) -> Any:
     how = event.get("how")
     if how in HOW:
         HOW[how](event)
-    return {"pid": os.getpid(), "parent": os.getppid(), "random": random.random(), **state}
+    return {"pid": os.getpid(), "parent": os.getppid(), "random": random.random(), "echo": event.get("echo"), **state}
 
 
 @isolated
@@ -62,6 +62,12 @@ def close_all(event: Any) -> None:
     sleep(event)
 
 
+def fork_and_come_back(event: Any) -> None:
+    if os.fork() == 0:
+        raise ValueError("as the child")
+    time.sleep(0.3)
+
+
 def hold_on(event: Any) -> None:
     """A thread that isn't a daemon keeps the interpreter from ending."""
     threading.Thread(target=time.sleep, args=(300,)).start()
@@ -78,6 +84,7 @@ HOW = {
     "block": block_signals,
     "sleep": sleep,
     "hold on": hold_on,
+    "fork and come back": fork_and_come_back,
     "close all": close_all,
     "exec": lambda event: os.execv("/bin/sh", ["sh", "-c", "sleep 0.3; exit 5"]),
 }
