@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -357,3 +358,44 @@ def test_what_the_function_does_about_sigterm_stays_its_own(platform, tmp_path):
     wait_until(lambda: platform.polls >= 3)
     platform.stop()
     assert platform.log_path.read_text().splitlines().count("bye") == 2
+
+
+LOGGING = """
+import logging
+logging.basicConfig(level=logging.DEBUG, format="basic %(message)s")
+class Mark(logging.Filter):
+    def filter(self, record):
+        record.msg = f"marked {record.msg}"
+        return True
+root = logging.getLogger()
+for known in root.handlers:
+    known.addFilter(Mark())
+class Mine(logging.Handler):
+    def emit(self, record):
+        print("mine", record.getMessage(), flush=True)
+root.addHandler(Mine())
+LEVEL
+def handler(event, context):
+    logging.info("told as information")
+    logging.warning("told as a warning")
+"""
+
+
+@pytest.mark.parametrize(
+    "level", ["", "root.setLevel(logging.INFO)", "root.handlers[0].setFormatter(logging.Formatter('as %(message)s'))"]
+)
+@pytest.mark.parametrize("log_format", ["JSON", "TEXT"])
+def test_the_function_logs_the_same_whether_it_is_preloaded_or_not(level, log_format, root, tmp_path):
+    """What code does to the root logger when it is imported: basicConfig, filters, formatters, levels, handlers of its own."""
+    lines = {}
+    for preload in ("handler", ""):
+        with Platform() as platform:
+            options: dict[str, Any] = {"directory": module(tmp_path, LOGGING.replace("LEVEL", level)), "workers": 1}
+            env = {"PERINVOKE_PRELOAD": preload, "AWS_LAMBDA_LOG_FORMAT": log_format}
+            platform.start_python("mine.handler", log=tmp_path / f"log{preload}", **options, **env)
+            assert platform.call()[0] == "response"
+            assert platform.stop() == 0
+        told = [line for line in (tmp_path / f"log{preload}").read_text().splitlines() if "told as" in line]
+        lines[preload] = [re.sub(r"\d{4}-\d\d-\d\dT[^\"\t]*|[0-9a-f-]{36}", "X", line) for line in told]
+    assert lines["handler"] == lines[""]
+    assert "".join(lines[""]).count("told as a warning") == 2  # by the runtime's handler and the function's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import sys
 from contextlib import suppress
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from perinvoke.local.environment import LocalEnvironment
 from perinvoke.local.load import drive
+from perinvoke.local.logs import Stream
 from perinvoke.local.printing import Printer, stderr, stdout
 from perinvoke.local.report import log_text, print_report, progress_bar, serving
 
@@ -76,7 +78,8 @@ def run_session(config: LocalConfig, load: Load | None, *, logs: bool) -> int:
     """
     log = Printer(stderr) if logs else None
     try:
-        end = asyncio.run(_run(config, load, HeldLog(lambda line: log.put(log_text(line))) if log is not None else None))
+        on_log = HeldLog(lambda line: log.put(log_text(line)) if log is not None else warn(line))
+        end = asyncio.run(_run(config, load, on_log))
     finally:
         if log is not None:
             log.close()
@@ -87,15 +90,21 @@ def run_session(config: LocalConfig, load: Load | None, *, logs: bool) -> int:
     return end.code
 
 
-async def _run(config: LocalConfig, load: Load | None, log: HeldLog | None) -> _End:
+def warn(line: LogLine) -> None:
+    """Without the log: what the runtime's parent warns of, such as a preload that was refused. Few lines, if any."""
+    if line.stream is Stream.RUNTIME and '"level": "WARN"' in line.text:
+        with suppress(ValueError, OSError):
+            print(f"perinvoke: {json.loads(line.text)['message']}", file=sys.stderr)  # noqa: T201
+
+
+async def _run(config: LocalConfig, load: Load | None, log: HeldLog) -> _End:
     """Run until done or stopped.
 
     The first SIGINT or SIGTERM stops in order: the runtime gets SIGTERM and a moment. A second one kills everything at once. Both
     hold from the start of init on.
     """
     environment = LocalEnvironment(replace(config, on_log=log))
-    released = log.release if log is not None else lambda: None
-    work = asyncio.ensure_future(_serve(environment, released) if load is None else _drive(environment, load, released))
+    work = asyncio.ensure_future(_serve(environment, log.release) if load is None else _drive(environment, load, log.release))
     stopped = False
 
     def stop() -> None:

@@ -28,6 +28,7 @@ from perinvoke.errors import PreloadRefused, SettingError
 from perinvoke.runtime.command import Program, parse_command
 from perinvoke.runtime.config import ISOLATING_HANDLER, read_config
 from perinvoke.runtime.preload import freeze, preload
+from perinvoke.runtime.preload_logging import PreloadLogging
 from perinvoke.runtime.process_tree import kill_children
 from perinvoke.runtime.records import Level, Records
 from perinvoke.runtime.runtime_api import RuntimeApi
@@ -124,6 +125,7 @@ def _run(program: Program, command: list[str], config: Config, records: Records,
         raise _Unsupported(
             f"{config.workers} workers take {needed} file descriptors, more than the limit. Raise it: ulimit -n {needed}"
         )
+    logs = PreloadLogging(records)
     if may_preload and config.preload:
         try:
             seconds = preload(config.preload, *_handlers(program, config))
@@ -134,8 +136,10 @@ def _run(program: Program, command: list[str], config: Config, records: Records,
             at_start.restore()
             _execute_here(program, ["--no-preload", *command], at_start.environ)
         records.write(Level.INFO, f"preloaded {', '.join(config.preload)} in {seconds:.2f} s", event="preloaded")
+    logs.close()
     freeze()
-    supervisor = Supervisor(runtime, config.api_address or "", records, stop_seconds=config.stop_seconds)
+    address = config.api_address or ""
+    supervisor = Supervisor(runtime, address, records, stop_seconds=config.stop_seconds, on_ready=logs.apply)
     with _taking_over(supervisor, at_start):
         _run_program(program)
     return 0

@@ -55,6 +55,7 @@ class Inherited:
         control: to the parent.
         connection: a predecessor's, with a request waiting on it.
         users_handlers: of the signals that the parent handles, as they were before.
+        on_ready: called once the runtime has set the worker up, before it asks for its first invocation.
     """
 
     runtime: ModuleType
@@ -63,6 +64,7 @@ class Inherited:
     control: socket.socket
     connection: socket.socket | None
     users_handlers: dict[signal.Signals, Any]
+    on_ready: Callable[[], None]
 
 
 def become_worker(inherited: Inherited) -> None:
@@ -72,7 +74,7 @@ def become_worker(inherited: Inherited) -> None:
     _own_randomness()
     record, runtime, control = inherited.record, inherited.runtime, inherited.control
     mailbox = Mailbox(inherited.address, record, control, inherited.connection, _user_agent())
-    runtime.runtime_client = RuntimeClient(runtime.runtime_client, mailbox)  # type: ignore[attr-defined]
+    runtime.runtime_client = RuntimeClient(runtime.runtime_client, mailbox, inherited.on_ready)  # type: ignore[attr-defined]
     supervised.supervisor = Supervision(record, control)
     os.register_at_fork(after_in_child=functools.partial(_forget, mailbox, control))
     signal.set_wakeup_fd(-1)

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 from perinvoke.runtime.worker_record import Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from perinvoke.runtime.worker_record import WorkerRecord
 
 REQUEST_ID = "Lambda-Runtime-Aws-Request-Id"
@@ -209,13 +211,20 @@ class Mailbox:
 class RuntimeClient:
     """In the place of awslambdaric's ``runtime_client``: asks through the mailbox, answers through the original."""
 
-    def __init__(self, original: Any, mailbox: Mailbox) -> None:
+    def __init__(self, original: Any, mailbox: Mailbox, on_ready: Callable[[], None]) -> None:
         self._original = original
         self._mailbox = mailbox
-        self.next = mailbox.next
+        self._on_ready: Callable[[], None] | None = on_ready
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._original, name)
+
+    def next(self) -> tuple[bytes, dict[str, Any]]:
+        """Ask for the next invocation; the first time, tell that the worker is through with its init."""
+        on_ready, self._on_ready = self._on_ready, None
+        if on_ready is not None:
+            on_ready()
+        return self._mailbox.next()
 
     def post_invocation_result(self, *args: Any) -> Any:
         """Post what the handler returned."""

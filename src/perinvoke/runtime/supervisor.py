@@ -84,13 +84,17 @@ class Supervisor:
         address: of the runtime API.
         records: where it tells what it did.
         stop_seconds: what the platform gives between SIGTERM and SIGKILL.
+        on_ready: called in each worker before it asks for its first invocation.
     """
 
-    def __init__(self, runtime: ModuleType, address: str, records: Records, *, stop_seconds: float) -> None:
+    def __init__(
+        self, runtime: ModuleType, address: str, records: Records, *, stop_seconds: float, on_ready: Callable[[], None]
+    ) -> None:
         self._runtime = runtime
         self._address = address
         self._records = records
         self._stop_seconds = stop_seconds
+        self._on_ready = on_ready
         self._api = RuntimeApi(address)
         self._out_of_memory = OutOfMemory()
         self._seats: list[Seat] = []
@@ -357,6 +361,7 @@ class Supervisor:
             control=socket.socket(fileno=control),
             connection=seat.connection,
             users_handlers=self._users_handlers,
+            on_ready=self._on_ready,
         )
         become_worker(inherited)
 
