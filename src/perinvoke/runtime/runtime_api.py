@@ -11,15 +11,21 @@ from perinvoke.runtime.mailbox import INVOCATION_ID, REQUEST_ID, headers_of
 
 _PREFIX = "/2018-06-01/runtime"
 _ANSWER_SECONDS = 2.0  # for each thing it is waited for; a platform that takes longer is in trouble itself
+_QUICK_SECONDS = 0.1  # ten times what it takes on a busy machine
 _DRAIN_SECONDS = 0.1  # what the platform may take to notice that nobody asks any more, on the same machine
 _MAX_HEAD_BYTES = 128 * 1024
 
 
 class RuntimeApi:
-    """Speaks with the runtime API at ``address`` (host:port); keeps nothing between two calls."""
+    """Speaks with the runtime API at ``address`` (host:port); keeps no connection between two calls.
+
+    Attributes:
+        is_quick: it took no longer for the last answer than a platform on the same machine should.
+    """
 
     def __init__(self, address: str) -> None:
         self._address = address
+        self.is_quick = True
 
     def fail_invocation(self, request_id: str, invocation_id: str, error_type: str, message: str) -> bool:
         """Answer an invocation with an error; whether the platform took it. Blocks for two seconds or so.
@@ -37,6 +43,7 @@ class RuntimeApi:
     def _post(self, path: str, error_type: str, body: dict[str, object], headers: dict[str, str]) -> bool:
         connection = http.client.HTTPConnection(self._address, timeout=_ANSWER_SECONDS)
         headers = {**headers, "Content-Type": "application/json", "Lambda-Runtime-Function-Error-Type": error_type}
+        began = time.monotonic()
         try:
             connection.request("POST", _PREFIX + path, json.dumps(body), headers)
             return connection.getresponse().status == http.HTTPStatus.ACCEPTED
@@ -44,6 +51,7 @@ class RuntimeApi:
             return False
         finally:
             connection.close()
+            self.is_quick = time.monotonic() - began < _QUICK_SECONDS
 
 
 def _error(error_type: str, message: str) -> dict[str, object]:

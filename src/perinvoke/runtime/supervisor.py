@@ -69,6 +69,19 @@ class _Answer:
     message: str
 
 
+@dataclass
+class _Loss:
+    """A worker that has ended, and what is done about it."""
+
+    seat: Seat
+    pid: int
+    code: int
+    how: str
+    delay_seconds: float
+    answer: _Answer | None
+    told: str = ""
+
+
 class CrashLoop(SystemExit):
     """Too many workers died before they asked for an invocation; ends the parent with exit code 1."""
 
@@ -150,8 +163,7 @@ class Supervisor:
             dead = [key.data for key, _ in events if key.data is not None and key.fd == key.data.pidfd]
             for seat in heard:
                 self._hear(seat)
-            for seat in dead:
-                self._bury(seat)
+            self._bury(dead)
             self._keep_time()
 
     def _is_needed(self) -> bool:
@@ -221,8 +233,19 @@ class Supervisor:
 
     # --- deaths --------------------------------------------------------------------------------------------------------
 
-    def _bury(self, seat: Seat) -> None:
-        """A worker has ended: answer for it, and replace it."""
+    def _bury(self, seats: list[Seat]) -> None:
+        """Workers have ended: answer for them, and replace them."""
+        losses = [self._reaped(seat) for seat in seats]
+        # Callers first, for theirs may be a matter of milliseconds; but not where the platform takes its time.
+        steps = (self._answer, self._replace) if self._api.is_quick else (self._replace, self._answer)
+        for step in steps:
+            for loss in losses:
+                step(loss)
+        for loss in losses:
+            self._tell(loss)
+
+    def _reaped(self, seat: Seat) -> _Loss:
+        """What a worker that has ended leaves to be done."""
         pid = seat.pid
         self._selector.unregister(seat.pidfd)
         if seat.control is not None:
@@ -233,22 +256,29 @@ class Supervisor:
             self._early_deaths += 1
         is_over = self._is_stopping() or self._is_crash_loop()
         delay = _FOREVER if is_over else self._delay_seconds(seat)
-        answer = self._settle(seat, how, is_replaced=not delay)
-        replaced = self._replace(seat, delay)  # first: a platform that takes its time with the answer must not delay it
-        request_id = answer.request_id if answer else None
-        told = f"{how}; {self._give(answer)}{replaced}" if answer else f"{how}{replaced}"
-        if answer or not is_over:
-            self._records.write(Level.ERROR, told, event="worker_died", requestId=request_id, workerPid=pid, exitCode=code)
-        if is_over:
-            self._give_up(how)
+        return _Loss(seat, pid, code, how, delay, self._settle(seat, how, is_replaced=not delay))
 
-    def _replace(self, seat: Seat, delay_seconds: float) -> str:
-        """Replace the worker that has died, at once or later or never; in words."""
-        seat.due_monotonic = time.monotonic() + delay_seconds
-        if delay_seconds:
-            return "" if delay_seconds == _FOREVER else f"; in {delay_seconds:g} s it is replaced"
-        self._fork(seat)
-        return f"; worker {seat.pid} takes its place" if seat.pid else ""
+    def _answer(self, loss: _Loss) -> None:
+        if loss.answer is not None:
+            loss.told += f"; {self._give(loss.answer)}"
+
+    def _replace(self, loss: _Loss) -> None:
+        """Replace the worker that has died, at once or later or never."""
+        loss.seat.due_monotonic = time.monotonic() + loss.delay_seconds
+        if not loss.delay_seconds:
+            self._fork(loss.seat)
+            loss.told += f"; worker {loss.seat.pid} takes its place" if loss.seat.pid else ""
+        elif loss.delay_seconds < _FOREVER:
+            loss.told += f"; in {loss.delay_seconds:g} s it is replaced"
+
+    def _tell(self, loss: _Loss) -> None:
+        is_over = loss.delay_seconds == _FOREVER
+        request_id = loss.answer.request_id if loss.answer else None
+        if loss.answer or not is_over:
+            fields = {"requestId": request_id, "workerPid": loss.pid, "exitCode": loss.code}
+            self._records.write(Level.ERROR, f"{loss.how}{loss.told}", event="worker_died", **fields)
+        if is_over:
+            self._give_up(loss.how)
 
     def _settle(self, seat: Seat, how: str, *, is_replaced: bool) -> _Answer | None:
         """Leave the connection to the next one or to nobody; what is to be answered for the worker that has died."""
