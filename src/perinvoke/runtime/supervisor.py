@@ -25,12 +25,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from perinvoke.runtime.death import OutOfMemory, describe_exit
+from perinvoke.runtime.early_deaths import EarlyDeaths
 from perinvoke.runtime.forked import Inherited, become_worker, run_worker
 from perinvoke.runtime.mailbox import REPLACES
 from perinvoke.runtime.process_tree import adopt_orphans, die_with, kill_children, reap_all_but
 from perinvoke.runtime.records import Level
 from perinvoke.runtime.runtime_api import RuntimeApi, drained
 from perinvoke.runtime.seat import Estate, Seat
+from perinvoke.runtime.stop_plan import StopPlan, StopStage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,22 +43,10 @@ if TYPE_CHECKING:
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FOREVER = float("inf")
 
-# How long a replacement waits when workers die, in a row, that had not asked for an invocation: 0, 0.1, 0.2, ... 5 s.
-_FIRST_DELAY_SECONDS = 0.1
-_LONGEST_DELAY_SECONDS = 5.0
-# Before any worker was ready they may all be about to die: then none is replaced, as without a supervisor. Workers that were
-# started together die within less.
-_INIT_DELAY_SECONDS = 1.0
-# More than this many, and more than there are workers, end the environment. With one worker that takes about six seconds.
-_EARLY_DEATHS = 8
+_FORK_AGAIN_SECONDS = 5.0  # after a fork that failed: what is short then is not there again at once
 
 _TICK_SECONDS = 1.0  # how often it looks after what no event tells: counters, orphans
 _PRECISE_TICK_SECONDS = 0.05  # once some worker may have to be replaced at a certain moment
-
-# Of the time that the platform gives between SIGTERM and SIGKILL: until then handlers may end by themselves, then they are
-# interrupted, and then killed; the rest is for answering.
-_INTERRUPT_SHARE = 0.4
-_KILL_SHARE = 0.7
 
 
 @dataclass(frozen=True)
@@ -106,7 +96,7 @@ class Supervisor:
         self._runtime = runtime
         self._address = address
         self._records = records
-        self._stop_seconds = stop_seconds
+        self._end = StopPlan(stop_seconds)
         self._on_ready = on_ready
         self._api = RuntimeApi(address)
         self._out_of_memory = OutOfMemory()
@@ -117,13 +107,10 @@ class Supervisor:
         self._users_mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._users_handlers = {number: signal.getsignal(number) for number in (*_STOP_SIGNALS, signal.SIGCHLD)}
         self._given_up: list[socket.socket] = []
-        self._early_deaths = 0
-        self._was_ready = False
+        self._early_deaths = EarlyDeaths()
         self._has_given_up = False
         self._tick_seconds = _TICK_SECONDS
         self._tick_monotonic = 0.0
-        self._stop_began = _FOREVER
-        self._stop_stage = 0
 
     # --- what the runtime's own parent code calls in place of multiprocessing --------------------------------------------
 
@@ -167,16 +154,13 @@ class Supervisor:
             self._keep_time()
 
     def _is_needed(self) -> bool:
-        if self._is_stopping():
+        if self._end.is_stopping:
             return any(seat.pid for seat in self._seats)
         return bool(self._seats)
 
-    def _is_stopping(self) -> bool:
-        return self._stop_began < _FOREVER
-
     def _seconds_to_next(self) -> float:
-        due = _FOREVER if self._is_stopping() else min((seat.due_monotonic for seat in self._seats), default=_FOREVER)
-        return max(0.0, min(self._tick_seconds, due - time.monotonic(), self._next_stop_stage() - time.monotonic()))
+        due = _FOREVER if self._end.is_stopping else min((seat.due_monotonic for seat in self._seats), default=_FOREVER)
+        return max(0.0, min(self._tick_seconds, due - time.monotonic(), self._end.next_at - time.monotonic()))
 
     def _listen(self) -> None:
         self._signals.setblocking(False)  # noqa: FBT003  # the stdlib's signature
@@ -207,10 +191,9 @@ class Supervisor:
                 seat.control.close()
                 seat.control = None
         if seat.is_ready and not was_ready:
-            self._early_deaths = 0
-            if not self._was_ready:
-                self._was_ready = True
+            if not self._early_deaths.was_ready:
                 self._replace_now()
+            self._early_deaths.worker_ready()
 
     def _keep_time(self) -> None:
         now = time.monotonic()
@@ -218,11 +201,10 @@ class Supervisor:
             self._tick_monotonic = now + _TICK_SECONDS
             self._out_of_memory.tick()
             reap_all_but({seat.pid for seat in self._seats})
-        if now >= self._next_stop_stage():
-            self._stop_further()
+        self._stop_further(self._end.advance(now))
         for seat in self._seats:
             seat.kill_if_overdue()
-            if now >= seat.due_monotonic and not self._is_stopping():
+            if now >= seat.due_monotonic and not self._end.is_stopping:
                 self._fork(seat)
 
     def _replace_now(self) -> None:
@@ -252,10 +234,10 @@ class Supervisor:
             self._selector.unregister(seat.control)
         code = seat.reap()
         how = f"worker {pid} {describe_exit(code)}{', out of memory' if self._out_of_memory.killed(code) else ''}"
-        if not seat.is_ready:
-            self._early_deaths += 1
-        is_over = self._is_stopping() or self._is_crash_loop()
-        delay = _FOREVER if is_over else self._delay_seconds(seat)
+        self._early_deaths.worker_died(ready=seat.is_ready)
+        living = sum(bool(other.pid) for other in self._seats)
+        is_over = self._end.is_stopping or self._early_deaths.is_crash_loop(workers=len(self._seats), living=living)
+        delay = _FOREVER if is_over else self._early_deaths.delay_seconds(ready=seat.is_ready)
         return _Loss(seat, pid, code, how, delay, self._settle(seat, how, is_replaced=not delay))
 
     def _answer(self, loss: _Loss) -> None:
@@ -304,7 +286,7 @@ class Supervisor:
         assert seat.connection is not None
         self._given_up.append(seat.connection)
         seat.connection = None
-        if not self._is_stopping():
+        if not self._end.is_stopping:
             self._drain()
 
     def _drain(self) -> None:
@@ -320,26 +302,13 @@ class Supervisor:
         answered = f"was answered with {answer.error_type}" if is_taken else "had its answer, or the platform took none any more"
         return f"its invocation {answer.request_id} {answered}"
 
-    def _delay_seconds(self, seat: Seat) -> float:
-        """How long the seat stays empty."""
-        if not self._was_ready:
-            return _INIT_DELAY_SECONDS
-        if seat.is_ready or self._early_deaths < 2:  # noqa: PLR2004  # the first is an accident
-            return 0.0
-        return min(_FIRST_DELAY_SECONDS * 2.0 ** (self._early_deaths - 2), _LONGEST_DELAY_SECONDS)
-
-    def _is_crash_loop(self) -> bool:
-        if not self._was_ready and not any(seat.pid for seat in self._seats):
-            return True  # init has failed, as it does without a supervisor
-        return self._early_deaths >= max(_EARLY_DEATHS, len(self._seats) + 1)
-
     def _give_up(self, last: str) -> None:
         """Unless it ends anyway."""
-        if self._is_stopping():
+        if self._end.is_stopping:
             return
         self._records.write(
             Level.ERROR,
-            f"{self._early_deaths} workers in a row ended before they asked for an invocation, at last {last}; "
+            f"{self._early_deaths.count} workers in a row ended before they asked for an invocation, at last {last}; "
             "the environment ends, so that the platform replaces it",
             event="crash_loop",
         )
@@ -365,10 +334,10 @@ class Supervisor:
             self._watch(seat)
         except OSError as error:  # out of processes, memory or descriptors
             seat.give_up()
-            seat.due_monotonic = time.monotonic() + _LONGEST_DELAY_SECONDS
+            seat.due_monotonic = time.monotonic() + _FORK_AGAIN_SECONDS
             if seat.connection is not None:
                 self._give_up_connection(seat)
-            told = f"a worker could not be started: {error}; in {_LONGEST_DELAY_SECONDS:g} s it is tried again"
+            told = f"a worker could not be started: {error}; in {_FORK_AGAIN_SECONDS:g} s it is tried again"
             self._records.write(Level.ERROR, told, event="fork_failed")
 
     def _watch(self, seat: Seat) -> None:
@@ -397,7 +366,7 @@ class Supervisor:
 
     def _abandon(self) -> None:
         """This process can't go on: kill every worker, and answer for each that had an invocation."""
-        self._stop_began = time.monotonic()
+        self._end.begin(time.monotonic())
         for seat in self._seats:
             if seat.pid:
                 os.kill(seat.pid, signal.SIGKILL)
@@ -411,25 +380,17 @@ class Supervisor:
 
     def _stop(self, why: str) -> None:
         """End all workers, each after its invocation. Idempotent: a second SIGTERM changes nothing."""
-        if self._is_stopping():
-            return
-        self._stop_began = time.monotonic()
-        self._signal_all(signal.SIGTERM)
-        self._records.write(Level.INFO, f"{why}: workers end after their invocation, or in {self._stop_seconds:g} s")
+        if self._end.begin(time.monotonic()):
+            self._signal_all(signal.SIGTERM)
+            self._records.write(Level.INFO, f"{why}: workers end after their invocation, or in {self._end.seconds:g} s")
 
-    def _next_stop_stage(self) -> float:
-        if not self._is_stopping() or self._stop_stage > 1:
-            return _FOREVER
-        return self._stop_began + self._stop_seconds * (_INTERRUPT_SHARE, _KILL_SHARE)[self._stop_stage]
-
-    def _stop_further(self) -> None:
+    def _stop_further(self, stage: StopStage | None) -> None:
         """Time is running out: interrupt handlers, then kill them."""
-        self._stop_stage += 1
-        if self._stop_stage == 1:
+        if stage is StopStage.INTERRUPTED:
             for seat in self._seats:
                 seat.record.interrupt()
             self._signal_all(signal.SIGTERM)
-        else:
+        elif stage is StopStage.KILLED:
             self._signal_all(signal.SIGKILL)
 
     def _signal_all(self, number: signal.Signals) -> None:
