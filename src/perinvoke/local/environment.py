@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from perinvoke.errors import InitFailed, LocalError
+from perinvoke.exit_code import describe_exit
 from perinvoke.local.dispatcher import Dispatcher
-from perinvoke.local.exit_status import describe_exit, exit_code
+from perinvoke.local.exit_status import exit_code
 from perinvoke.local.invocation import Request
 from perinvoke.local.invoke_api import InvokeApi, function_arn
 from perinvoke.local.logs import Logs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
 import struct
 from pathlib import Path
 
@@ -39,13 +38,3 @@ def _of_reaped(pidfd: int) -> int | None:
         return None
     mask, *_, status = _INFO.unpack(answer)
     return int(status) if mask & _PIDFD_INFO_EXIT else None
-
-
-def describe_exit(code: int) -> str:
-    """An exit code in words."""
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was killed by signal {-code} ({signal.Signals(-code).name})"
-    except ValueError:  # a real-time signal
-        return f"was killed by signal {-code}"

@@ -24,10 +24,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from perinvoke.runtime.death import OutOfMemory, describe_exit
+from perinvoke.exit_code import describe_exit
 from perinvoke.runtime.early_deaths import EarlyDeaths
 from perinvoke.runtime.forked import Inherited, become_worker, run_worker
 from perinvoke.runtime.mailbox import REPLACES
+from perinvoke.runtime.out_of_memory import OutOfMemory
 from perinvoke.runtime.process_tree import adopt_orphans, die_with, kill_children, reap_all_but
 from perinvoke.runtime.records import Level
 from perinvoke.runtime.runtime_api import RuntimeApi, drained

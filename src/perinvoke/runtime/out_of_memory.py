@@ -1,4 +1,4 @@
-"""How a worker ended, in words; and whether the kernel killed it for want of memory."""
+"""Whether the kernel killed a worker for want of memory."""
 
 from __future__ import annotations
 
@@ -6,16 +6,6 @@ import signal
 from pathlib import Path
 
 _KILLED = -signal.SIGKILL
-
-
-def describe_exit(code: int) -> str:
-    """An exit code in words; negative for a signal. Pure."""
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was killed by signal {-code} ({signal.Signals(-code).name})"
-    except ValueError:  # a real-time signal
-        return f"was killed by signal {-code}"
 
 
 class OutOfMemory:
