@@ -34,10 +34,23 @@ def request(seconds_ago: float, name: str = "requestTimeEpoch") -> dict[str, Any
     return {"requestContext": {name: int((time.time() - seconds_ago) * 1000)}}
 
 
-@pytest.mark.parametrize("nonsense", [0, -1, -1e9, math.nan, math.inf, 34 * 86_400_000, 10**400, None, "3000", []])
+@pytest.mark.parametrize("nonsense", [-1e9, math.nan, math.inf, 34 * 86_400_000, 10**400, None, True, "3000", []])
 def test_a_nonsense_deadline_of_the_platform_is_none(nonsense):
     assert total(nonsense) == math.inf
     assert total(nonsense, PERINVOKE_TIMEOUT_SECONDS="5") == 5
+
+
+@pytest.mark.parametrize("over", [0, 0.0, -1, -5000.5])
+def test_a_deadline_that_is_over_leaves_no_time(over):
+    deadline = deadline_of(read_settings({"PERINVOKE_TIMEOUT_SECONDS": "5"}), {}, Context(over))
+    assert (deadline.total_seconds, deadline.bound(), deadline.remaining_seconds(), deadline.set_by) == (0, 0, 0, "the platform")
+    assert deadline.interrupt_at_monotonic <= time.monotonic()
+
+
+@pytest.mark.parametrize(("margin_ms", "remaining_ms", "expected"), [("0", 3000, 0.2), ("300", 3000, 0.3), ("0", 200, 0.1)])
+def test_a_worker_that_may_be_replaced_has_a_least_margin(margin_ms, remaining_ms, expected):
+    variables = {"PERINVOKE_TIMEOUT_MARGIN_MS": margin_ms, "PERINVOKE_ON_TIMEOUT": "replace"}
+    assert deadline_of(read_settings(variables), {}, Context(remaining_ms)).margin_seconds == expected
 
 
 def test_the_earliest_of_platform_function_and_caller_counts_and_says_who_set_it():

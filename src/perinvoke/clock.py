@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # A time-out is 15 minutes at most. What a platform announces beyond a day is no deadline: the emulator's is 34 days off.
 _NONSENSE_SECONDS = 86_400.0
+# Seconds. The margin where a worker that doesn't give way is replaced: half of it is the supervisor's, to end it and to answer.
+_LEAST_REPLACE_MARGIN_SECONDS = 0.2
 # Lambda's longest time-out: an event older than that is replayed, from a queue or by hand, and nobody waits for its answer.
 _REPLAY_SECONDS = 900.0
 # Waits that are bounded by the margin end on their own, with an error that tells more; the interrupt comes after them.
@@ -127,19 +129,24 @@ def deadline_of(settings: Settings, event: object, context: object) -> Deadline:
         left = _caller_seconds(event, patience, time.time())
         if left < remaining:
             remaining, set_by = left, "PERINVOKE_CALLER_TIMEOUT_SECONDS"
-    return Deadline(remaining, margin_seconds=settings.timeout_margin_seconds, platform_seconds=platform, set_by=set_by)
+    margin = settings.timeout_margin_seconds
+    if settings.on_timeout == "replace":
+        margin = max(margin, _LEAST_REPLACE_MARGIN_SECONDS)
+    return Deadline(remaining, margin_seconds=margin, platform_seconds=platform, set_by=set_by)
 
 
 def _platform_seconds(context: object) -> float:
-    """What a Lambda context announces; infinite for None, for a mock, for anything that isn't a number or can't be meant."""
+    """What a Lambda context announces, 0 when it is over; infinite for a mock, for whatever isn't a number or can't be meant."""
     ask = getattr(context, "get_remaining_time_in_millis", None)
     try:
         remaining_ms = ask() if callable(ask) else None
     except Exception:  # noqa: BLE001  # somebody's own context in a test; the handler may never ask
         remaining_ms = None
+    if not isinstance(remaining_ms, (int, float)) or isinstance(remaining_ms, bool):
+        return math.inf
     # The comparison refuses nan too.
-    if isinstance(remaining_ms, (int, float)) and 0 < remaining_ms <= _NONSENSE_SECONDS * 1000:
-        return remaining_ms / 1000
+    if -_NONSENSE_SECONDS * 1000 <= remaining_ms <= _NONSENSE_SECONDS * 1000:
+        return max(0.0, remaining_ms / 1000)
     return math.inf
 
 

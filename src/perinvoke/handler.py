@@ -132,6 +132,8 @@ def _invoked(settings: Settings, event: object, context: object, handler: Callab
     except BaseException as error:
         _raise_in_its_place(invocation, error)
         raise
+    finally:
+        invocation.watched = None  # else both would wait for the garbage collector
 
 
 async def _awaited(settings: Settings, event: object, context: object, call: Callable[[], Any], own: contextvars.Context) -> Any:
@@ -170,7 +172,7 @@ async def _invoked_in_loop(settings: Settings, event: object, context: object, c
             _raise_in_its_place(invocation, error)
         raise  # who cancels this task, wants it cancelled
     finally:
-        invocation.task = None  # else both would wait for the garbage collector
+        invocation.task = invocation.watched = None  # else they would wait for the garbage collector
 
 
 def _run(invocation: Invocation, result: Any) -> Any:
@@ -187,7 +189,10 @@ def _raise_in_its_place(invocation: Invocation, error: BaseException) -> None:
     """Raise what the caller gets instead of ``error``; return where that is ``error`` itself."""
     timeout = timed_out(invocation, error)
     if timeout is not None:
-        raise timeout from error
+        try:
+            raise timeout from error
+        finally:
+            del timeout, error  # else they and this frame would wait for the garbage collector
     if not isinstance(error, Exception | DeadlineReached):  # of an outer invocation, whose own wrapper translates it
         raise _exited(invocation, error) from error
 

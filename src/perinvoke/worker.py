@@ -177,7 +177,8 @@ def enter(invocation: Invocation, settings: Settings) -> None:
     """
     process.occupancy.enter(invocation, shared_process=settings.shared_process)
     entered.set(invocation)
-    process.watches.arm(invocation, supervised.supervisor)
+    supervisor = supervised.supervisor
+    process.watches.arm(invocation, None if supervisor is None else supervisor.replace_at)
 
 
 def space_of(invocation: Invocation) -> Space:
@@ -199,6 +200,9 @@ class _Ending:
 
     def disarm(self) -> None:
         process.watches.disarm(self.invocation)
+
+    def take_back_replacement(self) -> None:
+        process.watches.take_back(self.invocation)
 
     def run_cleanups(self) -> None:
         self.invocation.failed_cleanups += self.invocation.scope.close()
@@ -243,6 +247,7 @@ _STEPS = (
     _Ending.clear_scratch,
     _Ending.look_after_space,
     _Ending.report,
+    _Ending.take_back_replacement,  # last: a cleanup that hangs is a reason to replace the worker too
 )
 # How often a step is repeated that signal handlers interrupt; arbitrary, and more than one alarm needs.
 _TRIES = 3

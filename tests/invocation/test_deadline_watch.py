@@ -43,6 +43,76 @@ print(call(sleeper, 0.5))
     assert warning.startswith("WARNING perinvoke found its signal")
 
 
+@pytest.mark.parametrize(
+    "does",
+    [
+        "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())",
+        "[signal.signal(n, signal.SIG_IGN) for n in range(signal.SIGRTMIN, signal.SIGRTMAX + 1)]",
+    ],
+)
+def test_a_quick_handler_that_blocks_or_ignores_all_signals_costs_the_next_one_nothing(does):
+    output, _ = run(f"""
+print(call(isolated(lambda event, context: ({does}, None)[1]), 0.5))
+for _ in range(2):
+    print(call(sleeper, 0.5, {{"seconds": 3}}))
+""")
+    none, warning, *rest = output.splitlines()
+    assert none == "None"
+    assert warning.startswith("WARNING perinvoke found its signal")
+    assert rest == ["InvocationTimeout", "InvocationTimeout"]
+
+
+def test_a_signal_that_is_lost_is_not_replaced_by_faulthandlers():
+    output, _ = run("""
+from perinvoke.invocation import deadline_watch
+call(sleeper, 5, {"seconds": 0})
+watch = deadline_watch._watch
+first, stuck = watch._signal, watch._stuck_signal
+signal.signal(first, lambda number, frame: None)
+print(call(sleeper, 0.3, {"seconds": 3}))
+print(len({first, stuck, watch._signal}), watch._stuck_signal not in {0, first, watch._signal})
+""")
+    assert output.splitlines()[1:] == ["InvocationTimeout", "3 True"]
+
+
+def test_a_signal_that_is_lost_for_good_is_replaced_by_a_thread():
+    output, _ = run("""
+call(sleeper, 5, {"seconds": 0})
+for number in range(signal.SIGRTMIN, signal.SIGRTMAX + 1):
+    signal.signal(number, lambda number, frame: None)
+@isolated
+def loops(event, context):
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        pass
+print(call(loops))
+print(call(loops))
+""")
+    found, lost, *rest = output.splitlines()
+    assert "handled by somebody else" in found
+    assert lost.startswith("WARNING perinvoke watches over deadlines by a thread from now on: its timer is lost")
+    assert rest == ["InvocationTimeout", "InvocationTimeout"]
+
+
+def test_a_handler_that_is_interrupted_while_it_logs_has_its_stacks_written_past_logging():
+    """In the middle of ``queue.put``, whose lock a ``QueueHandler`` would wait for."""
+    output, errors = run(
+        """
+import logging.handlers
+class Slow(queue.Queue):
+    def _put(self, item):
+        time.sleep(0.8)
+        super()._put(item)
+logging.getLogger().addHandler(logging.handlers.QueueHandler(Slow()))
+print(call(isolated(on_timeout="report")(lambda event, context: logging.error("a line") or "done")))
+""",
+        seconds=20,
+    )
+    assert output.splitlines()[-1] == "done"
+    (line,) = errors.splitlines()
+    assert line.startswith("perinvoke: invocation r-1 is still running though its time is up. Stacks")
+
+
 def test_a_handler_that_takes_the_signal_goes_unwatched_and_the_next_one_does_not():
     output, _ = run("""
 @isolated
@@ -113,17 +183,51 @@ from perinvoke.invocation import deadline_watch
 deadline_watch._STUCK_SPARE_SECONDS = 0.5
 """
     stuck = """
+def somebody_else():
+    while True:
+        pass
+threading.Thread(target=somebody_else, daemon=True).start()
 @isolated
 def handler(event, context):
     stuck_in_c(2.5)
-print(call(handler))
+print(call(handler), flush=True)
+os._exit(0)
 """
     output, errors = run(sooner + stuck)
     assert output == "InvocationTimeout\n"  # when the call has returned
     assert errors.count("in stuck_in_c") == 1
     assert "most recent call first" in errors
+    assert "somebody_else" not in errors  # who reads the frames of running code may crash
     output, errors = run(sooner + "print(call(sleeper)); time.sleep(2); print(call(sleeper, 9, {'seconds': 2.5}))")
     assert (output, errors) == ("InvocationTimeout\nslept\n", "")
+
+
+def test_a_stack_that_was_written_because_the_process_stood_still_is_explained():
+    _, errors = run("""
+from perinvoke.invocation import deadline_watch
+deadline_watch._STUCK_SPARE_SECONDS = 0.1
+call(sleeper, 0.2, {"seconds": 0})
+stuck_in_c(2)
+time.sleep(0.2)
+""")
+    assert errors.splitlines()[0].startswith("Stack (most recent call first)")
+    assert errors.splitlines()[-1].endswith("had stood still; nothing is stuck")
+
+
+def test_a_signal_during_a_look_begins_no_other():
+    output, _ = run("""
+from perinvoke.invocation import deadline_watch, measures
+real, looks = deadline_watch.standing_of, []
+def standing_of(watched, frame, handling):
+    looks.append(1)
+    if len(looks) == 1:
+        signal.raise_signal(deadline_watch._watch._signal)
+        looks.append("still the same")
+    return real(watched, frame, handling)
+deadline_watch.standing_of = standing_of
+print(call(sleeper), looks[:2])
+""")
+    assert output == "InvocationTimeout [1, 'still the same']\n"
 
 
 SUPERVISOR = """
@@ -152,6 +256,33 @@ print(round(first[0] - before, 1), round(first[1], 1), first == second == third,
         PERINVOKE_TIMEOUT_MARGIN_MS="300",
     )
     assert output == "done\n9.9 10.0 True (0.0, 0.0)\n"
+
+
+def test_the_worker_need_not_be_replaced_only_when_all_of_its_cleanup_has_run():
+    output, _ = run(
+        SUPERVISOR
+        + """
+@isolated(on_timeout="replace")
+def handler(event, context):
+    current().defer(lambda: print([bool(at) for at, _ in told]))
+print(call(handler, 10), [bool(at) for at, _ in told])
+"""
+    )
+    assert output == "[True]\nNone [True, False]\n"
+
+
+def test_a_worker_that_cannot_be_watched_is_not_replaced_instead():
+    output, _ = run(
+        SUPERVISOR
+        + """
+from perinvoke.invocation import deadline_watch
+def broken(*args, **kwargs):
+    raise OSError("broken")
+deadline_watch.DeadlineWatch = broken
+print(call(isolated(on_timeout="replace")(lambda event, context: "done"), 10), told)
+"""
+    )
+    assert output.splitlines()[1:] == ["done []"]
 
 
 @pytest.mark.parametrize("how", ["stuck_in_c(2.5)", "swallows()"])

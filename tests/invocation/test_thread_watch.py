@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -109,6 +110,24 @@ def test_the_stacks_are_logged_when_it_does_not_give_way(caplog):
     assert fields["request_id"] == "r-1"
     assert any("in handler" in stack[0] for stack in fields["stacks"].values())
     json.dumps(fields)
+
+
+def test_what_is_logged_keeps_no_other_thread_waiting(caplog):
+    held: list[bool] = []
+
+    class Looks(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            others = worker.process.watches._others
+            held.append(others is None or others._lock._is_owned())  # type: ignore[attr-defined]
+
+    looks = Looks()
+    logging.getLogger("perinvoke").addHandler(looks)
+    try:
+        in_thread(isolated(on_timeout="report")(lambda event, context: time.sleep(0.6)), 0.2)
+    finally:
+        logging.getLogger("perinvoke").removeHandler(looks)
+    assert held == [False]
+    assert "is still running though its time is up" in caplog.text
 
 
 def test_its_thread_ends_when_it_has_nothing_to_do():

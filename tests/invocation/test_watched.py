@@ -84,6 +84,8 @@ def standing(
         ({"task": 1, "cancelled": True}, standing(task_runs=True), 0.05, Look.INTERRUPT),
         ({"task": 1, "cancelled": True}, standing("selectors"), 0.05, Look.UNWINDING),
         ({"task": 1, "cancelled": True, "delivered": True}, standing(task_runs=True), 0.05, Look.UNWINDING),
+        ({"task": 1, "cancelled": True, "delivered": True}, standing("selectors"), 0.05, Look.CANCEL),  # it was swallowed
+        ({"task": 1, "cancelled": True, "delivered": True}, standing("selectors", unwinding=True), 0.05, Look.UNWINDING),
         ({"task": 1, "cancelled": True, "delivered": True}, standing(), GRACE_SECONDS, Look.GIVE_UP),
     ],
 )
@@ -146,6 +148,52 @@ def test_only_its_own_interrupt_is_recognised_however_deep_in_the_chain():
     loop = ValueError()
     loop.__cause__ = chained(loop, OSError())
     assert not ours.caused(loop)
+
+
+def test_it_is_recognised_as_cause_or_context_and_within_groups():
+    ours = watched()
+    error = KeyError()
+    error.__cause__, error.__context__ = ValueError(), ours.error_type()
+    assert ours.caused(error)
+    error.__cause__, error.__context__ = ours.error_type(), ValueError()
+    assert ours.caused(error)
+    assert ours.caused(BaseExceptionGroup("g", [ValueError(), BaseExceptionGroup("g", [ours.error_type()])]))
+    assert not ours.caused(BaseExceptionGroup("g", [ValueError(), watched().error_type()]))
+
+
+def test_a_task_that_handles_its_cancellation_or_waits_for_one_that_does_is_unwinding():
+    async def cleans_up() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(60)
+
+    async def swallows() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+        await asyncio.sleep(60)
+
+    async def gathers() -> None:
+        await asyncio.gather(cleans_up())
+
+    async def unwinding(handler: Any) -> bool:
+        task = asyncio.create_task(handler())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        late = watched(task=task, in_loop=True, cancelled=True, delivered=True)
+        frame = inspect.currentframe()
+        assert frame is not None
+        found: bool = standing_of(late, frame, None).unwinding
+        task.cancel()
+        return found
+
+    found = [asyncio.run(unwinding(handler)) for handler in (cleans_up, swallows, gathers)]
+    assert found == [True, False, True]
 
 
 def test_where_a_task_waits_is_told_innermost_first():

@@ -187,6 +187,60 @@ def test_an_async_handlers_cleanup_is_not_cut_short():
     assert ended == ["finally", "cleanup"]
 
 
+def test_an_async_handler_that_swallows_its_cancellation_is_cancelled_again():
+    @isolated
+    async def handler(event, context):
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            pass
+        await asyncio.sleep(30)
+
+    with pytest.raises(InvocationTimeout):
+        _ = handler({}, Context())
+
+
+def test_the_cleanup_of_what_an_async_handler_waits_for_is_not_cut_short():
+    ended: list[str] = []
+
+    async def child() -> None:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            await asyncio.sleep(0.2)
+            ended.append("finally")
+
+    @isolated
+    async def handler(event, context):
+        await asyncio.create_task(child())
+
+    with pytest.raises(InvocationTimeout):
+        _ = handler({}, Context())
+    assert ended == ["finally"]
+
+
+def test_a_time_out_within_a_group_of_errors_is_told():
+    @isolated
+    async def handler(event, context):
+        async def blocks() -> None:
+            time.sleep(30)  # noqa: ASYNC251  # that it blocks is the point
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(blocks())
+
+    with pytest.raises(InvocationTimeout):
+        _ = handler({}, Context())
+
+
+def test_a_handler_without_any_time_left_is_interrupted_at_once():
+    @isolated
+    def handler(event, context):
+        time.sleep(30)
+
+    with pytest.raises(InvocationTimeout, match=r"was interrupted when its 0 s were over"):
+        handler({}, Context(-1))
+
+
 def test_of_invocations_that_share_a_loop_only_the_late_one_is_cancelled():
     @isolated
     async def handler(event, context):
@@ -278,6 +332,30 @@ def test_an_async_invocation_and_its_task_do_not_wait_for_the_garbage_collector(
         _ = handler({}, Context(20))
         asyncio.run(main())
         assert [seen() for seen in ended] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_what_timed_out_does_not_wait_for_the_garbage_collector():
+    class Kept:
+        """What the handler holds, and nobody else."""
+
+    ended: list[weakref.ref[Kept]] = []
+
+    @isolated
+    def handler(event, context):
+        kept = Kept()
+        ended.append(weakref.ref(kept))
+        time.sleep(30)
+
+    gc.collect()
+    gc.disable()
+    try:
+        try:
+            handler({}, Context(0.2))
+        except InvocationTimeout:
+            pass
+        assert [seen() for seen in ended] == [None]
     finally:
         gc.enable()
 

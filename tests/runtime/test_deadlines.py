@@ -140,7 +140,8 @@ def test_the_error_comes_before_the_cut_and_tells_what_it_should(way, seen):
     outcome = seen[way].first
     assert outcome.duration_seconds < TIMEOUT_SECONDS
     told = re.fullmatch(
-        r"invocation (\S+) was interrupted 1 s before its (\S+) s were over, which the platform set: it stood at (.*)\. "
+        r"invocation (\S+) was interrupted (?:\S+ s before|when) its (\S+) s were over, "
+        r"which the platform set: it stood at (.*)\. "
         r"Let it do less, or give it more time\.",
         outcome.error_message,
     )

@@ -5,15 +5,19 @@ Guarantees:
 * Nothing strikes an invocation that has been disarmed: disarming and the signal's handler run in the same thread.
 * No wait misses it: a signal that comes just before a system call begins to wait is noted by Python, and the wait goes on. So it
   is sent again and again, until it has been looked at.
-* No locks: the signal's handler runs between any two bytecodes of the code that would hold one.
+* No locks: the signal's handler runs between any two bytecodes of the code that would hold one. ``logging`` takes some, so where
+  the interrupted code may hold one of those, stderr is written to directly.
 
 What it costs: nothing but a list entry, mostly. The timer isn't set for each invocation: where it will strike earlier than an
 invocation needs, it is left alone, and what it then finds decides when it strikes next. So with one time-out for all, it is set
 about once in that time, and a signal that finds nothing to do is as rare.
 
 Code that is stuck in C doesn't let Python's signal handlers run. For it there is a second timer, with a signal that
-``faulthandler`` answers in C: it writes the stacks of all threads to stderr. It can't ask whether anything is stuck, so it is
-always set to a moment that comes only if the first timer's look didn't: arming puts it off, a look that finds nothing stops it.
+``faulthandler`` answers in C: it writes the main thread's stack to stderr. Not those of all threads: the others run meanwhile,
+and who reads the frames of running code may crash. It can't ask whether anything is stuck, so it is set to a moment that comes
+only if the first timer's look didn't: arming puts it off, a look that finds nothing stops it. Only when the whole process stood
+still past both moments (frozen, SIGSTOP) does it write a healthy stack, and then a look says so: stopping it at the end of every
+invocation would cost each 5 µs.
 """
 
 from __future__ import annotations
@@ -26,9 +30,11 @@ import os
 import signal
 import sys
 import time
+from _signal import getsignal, pthread_sigmask  # type: ignore[import-not-found]  # signal's own make enums: 10 times the time
 
 from perinvoke.invocation.measures import act
 from perinvoke.invocation.process_timer import ProcessTimer, TimerUnavailable, free_signal
+from perinvoke.invocation.stacks import log_stacks, may_hold_locks, stacks_of_all_threads, write_line
 from perinvoke.invocation.watched import GRACE_SECONDS, Look, Watched, decide, next_look_at, spare_seconds, standing_of
 
 TYPE_CHECKING = False
@@ -39,12 +45,11 @@ if TYPE_CHECKING:
 
 # Seconds. How much later than needed the second timer strikes, so that it is set seldom.
 _STUCK_SPARE_SECONDS = 5.0
-# Seconds. A signal that is that late is blocked, or somebody else's handler took it.
-_LATE_SECONDS = 0.25
 # Seconds until a signal is sent again that nobody has looked at.
 _AGAIN_SECONDS = 0.05
 _STDERR = 2
-_LOGGING = ("logging", "logging.handlers")
+_SIG_BLOCK, _SIG_UNBLOCK = int(signal.SIG_BLOCK), int(signal.SIG_UNBLOCK)  # not the enums: see the import
+_NOBODY = (signal.SIG_IGN, signal.SIG_DFL)
 _ON_THEIR_WAY = frozenset({Look.DELICATE, Look.CANCEL, Look.UNWINDING, Look.INTERRUPT})
 
 logger = logging.getLogger("perinvoke")
@@ -67,7 +72,9 @@ class DeadlineWatch:
         self._armed: list[Invocation] = []
         self._look_at = math.inf  # when the first timer strikes; infinite: it is not set
         self._stuck_at = 0.0  # when the second one does; 0: it is not set
-        self._signal = free_signal(lambda handler: handler is _on_signal)
+        self._looking = False
+        self._stuck_signal = 0
+        self._signal = free_signal(_is_ours)
         try:
             signal.signal(self._signal, _on_signal)
         except ValueError as error:  # a subinterpreter
@@ -78,11 +85,16 @@ class DeadlineWatch:
         atexit.register(self.close)  # the interpreter puts signals back to what would end the process
 
     def arm(self, invocation: Invocation) -> None:
-        """Watch over ``invocation`` from now on. Doesn't block; takes less than 1 µs, or 4 when a timer must be set."""
+        """Watch over ``invocation`` from now on. Doesn't block; takes 1 µs, or 4 when a timer must be set.
+
+        Raises:
+            TimerUnavailable: the signal is no longer to be had. Then this watch is closed.
+        """
+        # Each time: it may be an earlier invocation that blocked or ignored all signals, and its timer need not have struck.
+        if getsignal(self._signal) is not _on_signal or self._signal in pthread_sigmask(_SIG_BLOCK, ()):
+            self._mend()
         self._armed.append(invocation)
         at = invocation.deadline.interrupt_at_monotonic
-        if self._look_at < invocation.started_monotonic - _LATE_SECONDS:
-            self._mend()
         if at < self._look_at:
             self._set_look(at)
         if invocation.replaced_at:
@@ -101,20 +113,40 @@ class DeadlineWatch:
 
     def look(self, frame: FrameType) -> None:
         """The signal has come, and interrupted the code in ``frame``: raises DeadlineReached where that is due."""
+        if self._looking:
+            return  # it has interrupted a look, which sets the timer anew at its end
+        self._looking = True
+        try:
+            error = self._look(frame, sys.exc_info()[1])
+        finally:
+            self._looking = False
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # else it and this frame would wait for the garbage collector
+
+    def _look(self, frame: FrameType, handling: BaseException | None) -> BaseException | None:
         self._look_at = math.inf
         error: BaseException | None = None
         next_at = time.monotonic() + GRACE_SECONDS
         try:
-            next_at, error = self._looked(frame, sys.exc_info()[1])
-        except Exception:
-            logger.exception("perinvoke could not watch over a deadline; it will try again")
+            self._explain_stack()
+            next_at, error = self._looked(frame, handling)
+        except Exception as failed:  # noqa: BLE001  # a mistake here must not cost the answer
+            write_line(f"could not watch over a deadline, and will try again: {type(failed).__name__}: {failed}")
         if next_at == math.inf:
             self._stop()
         else:
             self._set_look(next_at)
             self._put_off_stuck(next_at)
-        if error is not None:
-            raise error
+        return error
+
+    def _explain_stack(self) -> None:
+        """Tell of a stack that ``faulthandler`` has written though nothing is late."""
+        now = time.monotonic()
+        if 0.0 < self._stuck_at <= now and all(now < one.deadline.interrupt_at_monotonic for one in self._armed):
+            write_line("the stack above was written because this process had stood still; nothing is stuck")
 
     def close(self) -> None:
         """Give the timers back; idempotent."""
@@ -140,7 +172,10 @@ class DeadlineWatch:
                 standing = standing_of(watched, frame, handling)
                 look = decide(watched, standing, now)
                 watched.place = standing.place if look is Look.DELICATE else None
-                act(watched, look, frame, now, directly=standing.module in _LOGGING)
+                what = act(watched, look, frame, now)
+                if what is not None:
+                    stacks = stacks_of_all_threads(invocation.thread_id, frame)
+                    log_stacks(watched, stacks, what, directly=may_hold_locks(frame))
                 if look is Look.INTERRUPT and error is None:
                     error = watched.error_type(f"the time of invocation {invocation.request_id} is up")
                 if look in _ON_THEIR_WAY:
@@ -175,25 +210,50 @@ class DeadlineWatch:
         self._stuck_at = 0.0
 
     def _mend(self) -> None:
-        """The last signal didn't come through: a handler blocked it for good, or took it for something else."""
+        """An earlier invocation blocked the signal for good, or ignored it, or took it for something else."""
         self._look_at = math.inf
-        if self._signal in signal.pthread_sigmask(signal.SIG_UNBLOCK, ()):
+        if self._signal in pthread_sigmask(_SIG_BLOCK, ()):
             logger.warning("perinvoke found its signal %d blocked in the main thread, and unblocks it", self._signal)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, (self._signal,))
-        elif signal.getsignal(self._signal) is not _on_signal:
-            logger.warning("perinvoke found its signal %d handled by somebody else, and takes another one", self._signal)
-            self._timer.close()
-            self._signal = free_signal(lambda handler: handler is _on_signal)
+            pthread_sigmask(_SIG_UNBLOCK, {self._signal, self._stuck_signal or self._signal})
+        handler = getsignal(self._signal)
+        if handler is _on_signal:
+            return
+        if handler in _NOBODY:
+            logger.warning("perinvoke found its signal %d ignored, and takes it back", self._signal)
             signal.signal(self._signal, _on_signal)
-            self._timer = ProcessTimer(self._signal, _AGAIN_SECONDS)
+        else:
+            logger.warning("perinvoke found its signal %d handled by somebody else, and takes another one", self._signal)
+            try:
+                number = free_signal(_is_ours, but=self._stuck_signal)
+                timer = ProcessTimer(number, _AGAIN_SECONDS)
+            except TimerUnavailable:
+                self.close()
+                raise
+            signal.signal(number, _on_signal)
+            self._timer.close()
+            self._signal, self._timer = number, timer
+        self._mend_stuck()
+
+    def _mend_stuck(self) -> None:
+        """Whoever took the one signal mostly took the other as well, and Python doesn't know that it was ``faulthandler``'s."""
+        if self._stuck_timer is None:
+            return
+        self._stuck_timer.close()
+        if signal.getsignal(self._stuck_signal) in _NOBODY:
+            signal.signal(self._stuck_signal, signal.SIG_DFL)
+            faulthandler.unregister(self._stuck_signal)  # else its next register would change nothing
+        self._stuck_at = 0.0
+        self._stuck_timer = self._with_faulthandler()
 
     def _with_faulthandler(self) -> ProcessTimer | None:
         try:
-            number = free_signal(lambda _: False)
-            faulthandler.register(number, file=_STDERR, all_threads=True)
-            return ProcessTimer(number)
+            number = free_signal(lambda _: False, but=self._signal)
+            faulthandler.register(number, file=_STDERR, all_threads=False)
+            timer = ProcessTimer(number)
         except (TimerUnavailable, OSError, RuntimeError, ValueError):
-            return None  # stacks of code that is stuck in C are a nicety
+            return None  # the stack of code that is stuck in C is a nicety
+        self._stuck_signal = number
+        return timer
 
 
 _watch: DeadlineWatch | None = None
@@ -203,6 +263,10 @@ def _on_signal(_number: int, frame: FrameType | None) -> None:
     watch = _watch
     if watch is not None and frame is not None and watch.pid == os.getpid():
         watch.look(frame)
+
+
+def _is_ours(handler: object) -> bool:
+    return handler is _on_signal
 
 
 def _is_inside_any(invocation: Invocation, others: list[Invocation]) -> bool:

@@ -1,8 +1,9 @@
-"""What is done about an invocation whose time is up, once that is decided; all but raising, which who has looked does."""
+"""What is done about an invocation whose time is up, once that is decided; raising and logging is left to who has looked."""
 
 from __future__ import annotations
 
-from perinvoke.invocation.stacks import log_stacks, stacks_of_all_threads
+import threading
+
 from perinvoke.invocation.watched import Look
 
 TYPE_CHECKING = False
@@ -12,9 +13,8 @@ if TYPE_CHECKING:
     from perinvoke.invocation.watched import Watched
 
 
-def act(watched: Watched, look: Look, frame: FrameType, now: float, *, directly: bool = False) -> None:
-    """Do what ``look`` says, but for raising. Blocks no longer than ``logging`` does."""
-    thread_id = watched.invocation.thread_id
+def act(watched: Watched, look: Look, frame: FrameType, now: float) -> str | None:
+    """Do what ``look`` says, but for raising; what is to be logged with the stacks, or None. Doesn't block."""
     if look in (Look.CANCEL, Look.INTERRUPT):
         watched.tell(now, frame)
     if look is Look.CANCEL:
@@ -24,11 +24,12 @@ def act(watched: Watched, look: Look, frame: FrameType, now: float, *, directly:
         watched.struck = True
     elif look is Look.REPORT:
         watched.over = True
-        log_stacks(watched, stacks_of_all_threads(thread_id, frame), "is still running though its time is up", directly=directly)
+        return "is still running though its time is up"
     elif look is Look.GIVE_UP:
         watched.logged = True
         watched.over = watched.struck or watched.cancelled  # else it stands where it can't be told yet
-        log_stacks(watched, stacks_of_all_threads(thread_id, frame), _given_up(watched), directly=directly)
+        return _given_up(watched)
+    return None
 
 
 def _cancel_soon(watched: Watched) -> None:
@@ -52,5 +53,9 @@ def _given_up(watched: Watched) -> str:
     if watched.invocation.replaced_at:
         return f"{what}; its worker is ended and replaced"
     if watched.invocation.settings.on_timeout == "replace":
+        if watched.invocation.thread_id != threading.main_thread().ident:
+            return (
+                f'{what}; on_timeout="replace" replaces a worker whose main thread runs the handler, and this is another thread'
+            )
         return f'{what}; on_timeout="replace" needs a supervisor that ends its worker, and there is none'
     return what

@@ -101,8 +101,8 @@ class ProcessTimer:
             self._delete(self._id)
 
 
-def free_signal(taken: Callable[[Any], bool]) -> int:
-    """A real-time signal that nobody in this process handles, or whose handler is ``taken`` for ours.
+def free_signal(taken: Callable[[Any], bool], but: int = 0) -> int:
+    """A real-time signal ``but`` that one, which nobody in this process handles, or whose handler is ``taken`` for ours.
 
     Raises:
         TimerUnavailable: there is none.
@@ -112,6 +112,6 @@ def free_signal(taken: Callable[[Any], bool]) -> int:
     for below in _BELOW_SIGRTMAX:
         number = int(signal.SIGRTMAX) - below
         handler = signal.getsignal(number)
-        if handler is signal.SIG_DFL or taken(handler):
+        if number != but and (handler is signal.SIG_DFL or taken(handler)):
             return number
     raise TimerUnavailable("every real-time signal is in use")

@@ -17,6 +17,8 @@ logger = logging.getLogger("perinvoke")
 
 _MAX_FRAMES = 40  # of each thread, innermost first; a log line has its limits
 _STDERR = 2
+# What logs, and what a logging handler may wait for, takes locks that aren't reentrant: those of a QueueHandler's queue.
+_TAKE_LOCKS = frozenset({"concurrent", "logging", "multiprocessing", "queue", "threading"})
 
 
 def stacks_of_all_threads(thread_id: int, here: FrameType) -> dict[str, list[str]]:
@@ -36,19 +38,37 @@ def log_stacks(watched: Watched, stacks: dict[str, list[str]], what: str, *, dir
         watched: of the invocation concerned.
         stacks: what to log.
         what: what happened.
-        directly: to stderr, past ``logging``: for when the interrupted code is inside of it.
+        directly: to stderr, past ``logging``: for when the interrupted code may hold a lock that ``logging`` would wait for.
     """
     invocation = watched.invocation
     told = "; ".join(f"thread {name}: " + ", ".join(frames) for name, frames in stacks.items())
     text = f"invocation {invocation.request_id} {what}. Stacks, innermost first: {told}"
     try:
         if directly:
-            os.write(_STDERR, f"perinvoke: {text}\n".encode(errors="replace"))
+            write_line(text)
             return
         fields = {"request_id": invocation.request_id, "seconds": invocation.deadline.total_seconds, "stacks": stacks}
         logger.error("%s", text, extra={"perinvoke": fields})
     except Exception:  # noqa: BLE001, S110  # somebody's logging filter or handler: it must not cost the answer
         pass
+
+
+def may_hold_locks(frame: FrameType | None) -> bool:
+    """Whether the code in ``frame``, or any that called it, may hold a lock that ``logging`` would wait for, for ever."""
+    while frame is not None:
+        module = frame.f_globals.get("__name__")
+        if isinstance(module, str) and module.partition(".")[0] in _TAKE_LOCKS:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def write_line(text: str) -> None:
+    """One line on stderr, past ``logging``. Takes no lock; raises nothing."""
+    try:
+        os.write(_STDERR, f"perinvoke: {' '.join(text.splitlines())}\n".encode(errors="replace"))
+    except OSError:
+        pass  # closed, or full: there is nowhere else to tell it
 
 
 def _texts(frame: FrameType | None) -> list[str]:

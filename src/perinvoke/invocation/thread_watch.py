@@ -5,7 +5,7 @@ C, for a lock or a socket, is interrupted when the wait returns, and not before.
 when the invocation is disarmed.
 
 The lock guards the list of invocations and is held from the look at a thread to the raise in it: so nothing strikes after
-``disarm``. Whoever is struck while holding it gives it back.
+``disarm``. Whoever is struck while holding it gives it back. What is to be logged is logged after the lock is released.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import threading
 import time
 
 from perinvoke.invocation.measures import act
+from perinvoke.invocation.stacks import log_stacks, stacks_of_all_threads
 from perinvoke.invocation.watched import Look, Watched, decide, next_look_at, standing_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import FrameType
     from typing import Any
 
     from perinvoke.invocation.context import Invocation
@@ -95,8 +95,11 @@ class ThreadWatch:
         while True:
             self._wake.clear()
             try:
+                records: list[tuple[Watched, dict[str, list[str]], str]] = []
                 with self._lock:
-                    next_at = self._wakes_at = self._looked()
+                    next_at = self._wakes_at = self._looked(records)
+                for watched, stacks, what in records:
+                    log_stacks(watched, stacks, what, directly=False)
             except Exception:
                 logger.exception("perinvoke could not watch over a deadline; it will try again")
                 next_at = time.monotonic() + 1.0
@@ -108,8 +111,8 @@ class ThreadWatch:
                     self._thread = None
                     return
 
-    def _looked(self) -> float:
-        """Look at every thread whose time is up; when to look again."""
+    def _looked(self, records: list[tuple[Watched, dict[str, list[str]], str]]) -> float:
+        """Look at every thread whose time is up; when to look again. What is to be logged is added to ``records``."""
         now, next_at = time.monotonic(), math.inf
         due = []
         for invocation in self._armed:
@@ -117,36 +120,40 @@ class ThreadWatch:
                 next_at = min(next_at, invocation.deadline.interrupt_at_monotonic)
             else:
                 due.append(invocation)
-        if due:
-            frames = sys._current_frames()  # noqa: SLF001  # documented; the underscore says "for debuggers"
-            handling = sys._current_exceptions()  # noqa: SLF001
-            on_their_way: set[int] = set()
-            for invocation in due:
-                frame = frames.get(invocation.thread_id)
-                if frame is None or (invocation.thread_id in on_their_way and invocation.task is None):
-                    continue
-                look, again_at = _looked_at(invocation, frame, handling.get(invocation.thread_id), now)
-                next_at = min(next_at, again_at)
+        on_their_way: set[int] = set()
+        for invocation in due:
+            if invocation.thread_id in on_their_way and invocation.task is None:
+                continue
+            watched = invocation.watched
+            if watched is None:
+                watched = invocation.watched = Watched(invocation)
+            look = Look.GIVE_UP if watched.over else self._looked_at(watched, now, records)
+            if look is not None:
+                next_at = min(next_at, next_look_at(watched, look, now))
                 if look is not Look.GIVE_UP:
                     on_their_way.add(invocation.thread_id)
         return next_at
 
-
-def _looked_at(invocation: Invocation, frame: FrameType, handling: Any, now: float) -> tuple[Look, float]:
-    watched = invocation.watched
-    if watched is None:
-        watched = invocation.watched = Watched(invocation)
-    if watched.over:
-        return Look.GIVE_UP, math.inf
-    if isinstance(handling, tuple):  # Python 3.11: type, value and traceback
-        handling = handling[1]
-    standing = standing_of(watched, frame, handling)
-    look = decide(watched, standing, now)
-    watched.place = standing.place if look is Look.DELICATE else None
-    act(watched, look, frame, now)
-    if look is Look.INTERRUPT:
-        _raise_in(invocation.thread_id, watched.error_type)
-    return look, next_look_at(watched, look, now)
+    @staticmethod
+    def _looked_at(watched: Watched, now: float, records: list[tuple[Watched, dict[str, list[str]], str]]) -> Look | None:
+        """Look at one thread, and raise in it where that is due; None: it has ended."""
+        thread_id = watched.invocation.thread_id
+        # Asked for each thread anew, and last: whatever runs between this and the raise, lets the thread go on.
+        handling: Any = sys._current_exceptions().get(thread_id)  # noqa: SLF001  # documented; the underscore says "for debuggers"
+        frame = sys._current_frames().get(thread_id)  # noqa: SLF001
+        if frame is None:
+            return None
+        if isinstance(handling, tuple):  # Python 3.11: type, value and traceback
+            handling = handling[1]
+        standing = standing_of(watched, frame, handling)
+        look = decide(watched, standing, now)
+        watched.place = standing.place if look is Look.DELICATE else None
+        what = act(watched, look, frame, now)
+        if look is Look.INTERRUPT:
+            _raise_in(thread_id, watched.error_type)
+        if what is not None:
+            records.append((watched, stacks_of_all_threads(thread_id, frame), what))
+        return look
 
 
 def _raise_in(thread_id: int, error_type: type[BaseException] | None) -> None:

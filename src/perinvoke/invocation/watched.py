@@ -8,7 +8,8 @@ An interrupt may strike between any two bytecodes, so it matters where:
   a thread that doesn't run yet has its starter's number, and what is raised for the one may strike the other, which nobody sees.
 * An import is never cut in half: a package whose import failed half-way may fail in every later invocation of the worker.
 * What is unwinding already is left alone: its ``finally`` blocks must run.
-* An async handler's task is cancelled first. Only a task that blocks its event loop is interrupted where it stands.
+* An async handler's task is cancelled, again and again unless it is unwinding. Only a task that blocks its event loop is
+  interrupted where it stands.
 
 What doesn't give way for a second has the stacks of all threads logged, and is then left alone.
 """
@@ -19,12 +20,11 @@ import collections
 import enum
 
 from perinvoke.errors import DeadlineReached
+from perinvoke.invocation.tasks import frames_of, is_handling, task_runs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from asyncio import Task
     from types import FrameType
-    from typing import Any
 
     from perinvoke.clock import Deadline
     from perinvoke.invocation.context import Invocation
@@ -58,7 +58,6 @@ _UNTOUCHABLE = ("perinvoke.handler", "perinvoke.worker", "perinvoke.full_disk", 
 _SPARE_SECONDS = 0.05
 _STACK_FRAMES = 5  # arbitrary: what a message can hold
 _START_FRAMES = 4  # from the innermost one to Thread.start; one to spare
-_MAX_CHAIN = 100  # errors; more in one chain is a loop
 
 
 class Look(enum.Enum):
@@ -81,7 +80,19 @@ handled there; whether a task of the handler's event loop is running, and not ju
 class Watched:
     """How far the watch over one invocation has got; lives from the first look that finds it due to the invocation's end."""
 
-    __slots__ = ("cancelled", "delivered", "error_type", "give_up_at", "invocation", "logged", "over", "place", "stack", "struck")
+    __slots__ = (
+        "cancelled",
+        "delivered",
+        "error_type",
+        "give_up_at",
+        "invocation",
+        "left_seconds",
+        "logged",
+        "over",
+        "place",
+        "stack",
+        "struck",
+    )
 
     def __init__(self, invocation: Invocation) -> None:
         self.invocation = invocation
@@ -101,12 +112,14 @@ class Watched:
         self.logged = False  # that it doesn't give way
         self.over = False  # nothing more is done
         self.place: tuple[FrameType, int] | None = None  # of the last look, where that was delicate
+        self.left_seconds = 0.0  # of its time, when it was told that it is up
         self.stack: list[str] = []  # where it stood when its time was up, innermost first
 
     def tell(self, now: float, frame: FrameType) -> None:
         """Note where it stands, before it is told that its time is up for the first time."""
         if not self.struck and not self.cancelled:
             self.stack = told(frame, self.invocation)
+            self.left_seconds = self.invocation.deadline.remaining_seconds()
             if not self.invocation.replaced_at:
                 self.give_up_at = now + GRACE_SECONDS  # a call of C may have returned only now
 
@@ -116,13 +129,19 @@ class Watched:
         self.place = None
 
     def caused(self, error: BaseException | None) -> bool:
-        """Whether this interrupt is in the error's chain."""
-        for _ in range(_MAX_CHAIN):
-            if error is None:
-                return False
+        """Whether this interrupt is the error, its cause or context, or in a group of errors, however deep."""
+        seen: set[int] = set()
+        left = [error]
+        while left:
+            error = left.pop()
+            if error is None or id(error) in seen:
+                continue
             if isinstance(error, self.error_type) or (self.cancelled and type(error).__name__ == "CancelledError"):
                 return True
-            error = error.__cause__ or error.__context__
+            seen.add(id(error))
+            left += (error.__cause__, error.__context__)
+            if isinstance(error, BaseExceptionGroup):
+                left += error.exceptions
         return False
 
 
@@ -139,6 +158,8 @@ def decide(watched: Watched, standing: Standing, now: float) -> Look:  # noqa: P
         return Look.UNWINDING
     if invocation.task is not None and not already_told:
         return Look.CANCEL  # wherever it stands: the event loop does it when it gets there
+    if watched.delivered and not standing.task_runs:
+        return Look.CANCEL  # it waits again: somebody has swallowed it
     if standing.untouchable or (_is_delicate(standing.module) and not _is_at(watched.place, standing.place)):
         return Look.GIVE_UP if now >= watched.give_up_at and not watched.logged else Look.DELICATE
     if watched.cancelled and (watched.delivered or not standing.task_runs):
@@ -149,8 +170,8 @@ def decide(watched: Watched, standing: Standing, now: float) -> Look:  # noqa: P
 def replaced_at(deadline: Deadline) -> float:
     """When a supervisor is to end the worker, if the interrupt doesn't help: in time to answer before the platform does.
 
-    Half the margin before the platform's cut: the handler's own cleanup needs the one half, and the supervisor, which looks every
-    50 ms and waits for its turn on a busy machine, the other.
+    A second after the interrupt, and half the margin before the platform's cut at the latest: the handler's own cleanup needs the
+    one half, and the supervisor, which looks every 50 ms and waits for its turn on a busy machine, the other.
     """
     return min(deadline.interrupt_at_monotonic + GRACE_SECONDS, deadline.platform_at_monotonic - deadline.margin_seconds / 2)
 
@@ -175,8 +196,8 @@ def standing_of(watched: Watched, frame: FrameType, handling: BaseException | No
     return Standing(
         module,
         (frame, frame.f_lasti),
-        watched.caused(handling),
-        _task_runs(watched.invocation),
+        watched.caused(handling) or (watched.delivered and is_handling(watched.invocation.task, watched.caused)),
+        task_runs(watched.invocation),
         module.startswith(_UNTOUCHABLE) or (module == "threading" and _starts_a_thread(frame)) or _imports(frame),
     )
 
@@ -184,7 +205,7 @@ def standing_of(watched: Watched, frame: FrameType, handling: BaseException | No
 def told(frame: FrameType | None, invocation: Invocation) -> list[str]:
     """The innermost frames as text, innermost first, without perinvoke's own; of a task that waits, the frames it waits in."""
     task = invocation.task
-    frames = _frames_of(task) if task is not None and not _task_runs(invocation) else []
+    frames = frames_of(task) if task is not None and not task_runs(invocation) else []
     if not frames:
         while frame is not None:
             frames.append((frame, frame.f_lineno))
@@ -193,37 +214,12 @@ def told(frame: FrameType | None, invocation: Invocation) -> list[str]:
     return texts[:_STACK_FRAMES] or [_text(frame, line) for frame, line in frames[:_STACK_FRAMES]]
 
 
-def _frames_of(task: Task[Any]) -> list[tuple[FrameType, int]]:
-    frames: list[tuple[FrameType, int]] = []
-    awaited: Any = task.get_coro()
-    while awaited is not None and len(frames) < _MAX_CHAIN:
-        frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
-        if frame is not None:
-            frames.insert(0, (frame, frame.f_lineno))
-        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
-    return frames
-
-
 def _text(frame: FrameType, line: int | None) -> str:
     return f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_name}"
 
 
 def _name_of(frame: FrameType) -> str:
     return frame.f_globals.get("__name__") or ""
-
-
-def _task_runs(invocation: Invocation) -> bool:
-    """Whether its loop is running a step of a task now: of any task in a loop of ours, of its own in somebody else's."""
-    task = invocation.task
-    if task is None:
-        return False
-    import asyncio  # noqa: PLC0415  # cold start: there is a task, so it is loaded
-
-    try:
-        current = asyncio.current_task(task.get_loop())
-    except RuntimeError:
-        return False
-    return current is task or (current is not None and not invocation.in_loop)
 
 
 def _starts_a_thread(frame: FrameType | None) -> bool:

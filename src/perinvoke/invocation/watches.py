@@ -16,6 +16,7 @@ from perinvoke.invocation.watched import replaced_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol
 
     from perinvoke.invocation.context import Invocation
@@ -32,12 +33,6 @@ if TYPE_CHECKING:
         def disarm(self, invocation: Invocation) -> None:
             """Watch over it no more; idempotent."""
 
-    class Supervisor(Protocol):
-        """Ends and replaces this worker."""
-
-        def replace_at(self, at_monotonic: float, timeout_seconds: float) -> None:
-            """At that second; 0.0 takes it back."""
-
 
 _TOLD_FRAMES = 3  # in a message; the error's field has some more
 
@@ -53,34 +48,47 @@ class Watches:
         self._others: ThreadWatch | None = None
         self._unwatched = False  # told once that nothing can be watched here
         self._replacing: list[Invocation] = []
-        self._supervisor: Supervisor | None = None
+        self._replace_at: Callable[[float, float], None] | None = None  # the supervisor's
         self._lock = threading.Lock()  # two threads' first invocations make one ThreadWatch
 
-    def arm(self, invocation: Invocation, supervisor: Supervisor | None = None) -> None:
-        """Watch over ``invocation``, which runs in the calling thread, until ``disarm``. Raises nothing, doesn't block."""
+    def arm(self, invocation: Invocation, replace_at: Callable[[float, float], None] | None) -> None:
+        """Watch over ``invocation``, which runs in the calling thread, until ``disarm``. Raises nothing, doesn't block.
+
+        Args:
+            invocation: what to watch over.
+            replace_at: the supervisor's, which ends this worker then, where there is one.
+        """
         mode = invocation.settings.on_timeout
         if invocation.deadline.interrupt_at_monotonic == math.inf or mode == "off":
             return
         in_main = get_ident() == self._main_ident
         try:
-            if mode == "replace" and in_main:
-                self._ask_to_replace(invocation, supervisor)
+            if mode == "replace" and in_main and replace_at is not None:
+                invocation.replaced_at = replaced_at(invocation.deadline)
             watch = self._main if in_main else self._others
             if watch is None:
                 watch = self._new_main(invocation.settings) if in_main else self._new_others()
             invocation.watch = watch
             watch.arm(invocation)
         except Exception as error:  # noqa: BLE001  # no threads, no ctypes: a handler works without being watched
-            if not self._unwatched:
-                self._unwatched = True
-                logger.warning("perinvoke can't watch over deadlines here: %s: %s", type(error).__name__, error)
+            if not self._armed_by_thread(invocation, error):
+                invocation.replaced_at = 0.0
+        if invocation.replaced_at:  # not before: whose interrupt can't come, is not to be ended instead
+            self._replace_at = replace_at
+            self._replacing.append(invocation)
+            self._tell_supervisor()
 
     def disarm(self, invocation: Invocation) -> None:
         """Watch over it no more, so that nothing interrupts its end; idempotent. Doesn't block."""
         if invocation.watch is not None:
             invocation.watch.disarm(invocation)
-            if invocation.replaced_at:
-                self._take_back(invocation)
+
+    def take_back(self, invocation: Invocation) -> None:
+        """It has come to its end: its worker need not be replaced. Idempotent. Doesn't block."""
+        if invocation.replaced_at:
+            if invocation in self._replacing:
+                self._replacing.remove(invocation)
+            self._tell_supervisor()
 
     def close(self) -> None:
         """End the thread of the watch, if there is one and it has nothing to watch. For tests."""
@@ -111,25 +119,28 @@ class Watches:
                 self._others = ThreadWatch()
             return self._others
 
-    def _ask_to_replace(self, invocation: Invocation, supervisor: Supervisor | None) -> None:
-        if supervisor is None:
-            return  # told when it would be needed
-        self._supervisor = supervisor
-        invocation.replaced_at = replaced_at(invocation.deadline)
-        self._replacing.append(invocation)
-        self._tell_supervisor()
-
-    def _take_back(self, invocation: Invocation) -> None:
-        if invocation in self._replacing:
-            self._replacing.remove(invocation)
-        self._tell_supervisor()
+    def _armed_by_thread(self, invocation: Invocation, error: Exception) -> bool:
+        """After the first way has failed."""
+        if invocation.watch is not None and invocation.watch is not self._others:
+            try:
+                invocation.watch = self._main = others = self._new_others()
+                others.arm(invocation)
+            except Exception as failed:  # noqa: BLE001  # the same
+                error = failed
+            else:
+                logger.warning("perinvoke watches over deadlines by a thread from now on: its timer is lost: %s", error)
+                return True
+        if not self._unwatched:
+            self._unwatched = True
+            logger.warning("perinvoke can't watch over deadlines here: %s: %s", type(error).__name__, error)
+        return False
 
     def _tell_supervisor(self) -> None:
         """The earliest of several counts: an inner invocation may have more time than the outer one."""
         first = min(self._replacing, key=lambda invocation: invocation.replaced_at, default=None)
-        if self._supervisor is not None:
+        if self._replace_at is not None:
             try:
-                self._supervisor.replace_at(
+                self._replace_at(
                     0.0 if first is None else first.replaced_at, 0.0 if first is None else first.deadline.total_seconds
                 )
             except Exception:
@@ -156,7 +167,9 @@ def _message(invocation: Invocation, watched: Watched) -> str:
     stood = (
         f"it stood at {', called from '.join(watched.stack[:_TOLD_FRAMES])}" if watched.stack else "nobody knows where it stood"
     )
+    left = watched.left_seconds
+    when = f"{left:.3g} s before" if left else "when"
     return (
-        f"invocation {invocation.request_id} was interrupted {deadline.margin_seconds:.3g} s before its "
+        f"invocation {invocation.request_id} was interrupted {when} its "
         f"{deadline.total_seconds:.6g} s were over, which {deadline.set_by} set: {stood}. Let it do less, or give it more time."
     )
