@@ -42,6 +42,7 @@ async def in_time(environment: LocalEnvironment) -> None:
     await asyncio.to_thread(wait_until, lambda: len(environment.worker_pids) == environment.config.workers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("preload", ["", "handler"])
 def test_random_kills_under_load_cost_only_what_the_killed_had_begun(tmp_path: Path, seed: int, preload: str) -> None:

@@ -357,7 +357,7 @@ def test_what_the_function_does_about_sigterm_stays_its_own(platform, tmp_path):
     assert platform.call()[0] == "response"
     wait_until(lambda: platform.polls >= 3)
     platform.stop()
-    assert platform.log_path.read_text().splitlines().count("bye") == 2
+    assert platform.log_path.read_text().splitlines().count("bye") >= 2  # a worker that takes its time is asked again
 
 
 LOGGING = """

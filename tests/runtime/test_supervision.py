@@ -137,7 +137,7 @@ def test_a_worker_that_dies_between_two_invocations_costs_no_caller_anything(pla
 @pytest.mark.parametrize("preload", ["handler", ""])
 def test_of_many_invocations_among_many_kills_each_is_answered_once(preload, platform, tmp_path):
     """Kills at random moments: idle, asking, just handed an invocation, serving, answering, starting."""
-    invocations, kills, workers = (5_000, 150, 16) if preload else (1_000, 30, 16)
+    invocations, kills, workers = (3_000, 100, 16) if preload else (800, 24, 16)
     start(platform, tmp_path, workers=workers, PERINVOKE_PRELOAD=preload)
     generator = random.Random(7)
     asked: list[str] = []
