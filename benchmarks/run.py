@@ -7,13 +7,17 @@ import tempfile
 import time
 from pathlib import Path
 
+import cold_start
+import connections
+import dynamodb
 import file_locks
 import overhead
+import sql_conflicts
 import workers
 from results import page, show
 
 # Each has findings(*, quick, folder) -> Findings, and writes only below the folder it is given.
-BENCHMARKS = (overhead, file_locks, workers)
+BENCHMARKS = (overhead, file_locks, workers, cold_start, connections, dynamodb, sql_conflicts)
 
 _RESULTS = Path(__file__).with_name("RESULTS.md")
 

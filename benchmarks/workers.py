@@ -29,10 +29,9 @@ if TYPE_CHECKING:
 
 WORKERS = 16
 _STOCK, _OURS = "stock", "preloaded"
-# The handlers, by what they are in a row; pandas is no dependency of the benchmarks.
+# The handlers, by what they are in a row; pandas, which takes a while, only in full.
 _HANDLERS = {"boto3 with two clients": "worker_handlers.use_both"}
-if importlib.util.find_spec("pandas"):
-    _HANDLERS["pandas"] = "pandas_handlers.use_pandas"
+_MORE_HANDLERS = {"pandas": "pandas_handlers.use_pandas"} if importlib.util.find_spec("pandas") else {}
 _MORE_INVOCATIONS = 4  # of each worker after its first: by then its memory hardly grows any more
 
 _TIMEOUT_SECONDS = 2.0  # of the function whose workers die: short, because stock workers' callers wait for it
@@ -80,7 +79,7 @@ class _Life:
 def findings(*, quick: bool, folder: Path) -> Findings:
     """Measure; writes below ``folder`` only."""
     rows = []
-    for what, handler in _HANDLERS.items():
+    for what, handler in (_HANDLERS if quick else _HANDLERS | _MORE_HANDLERS).items():
         show(f"16 workers with {what} ...")
         rows += _life_rows(what, handler, folder, rounds=1 if quick else 3)
     show("deaths of workers ...")

@@ -6,14 +6,33 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from awslambdaric.lambda_context import LambdaContext
 
 from perinvoke import worker
 from perinvoke.settings import read_settings
+from stalls import begun_anew
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from databases import MariaDb, Postgres
+    from dynamodb_server import DynamoDb
+
+
+# An example that takes longer than others says nothing of the code: the machine may have stood still.
+hypothesis.settings.register_profile("any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("any machine")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A test that fails now and then is seen, also where it passed in the end."""
+    if begun_anew:
+        terminalreporter.section("begun anew, because the machine may have stood still")
+        for line in begun_anew:
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +54,47 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def lambda_context() -> LambdaContext:
-    """What the real runtime hands to a handler, three seconds before its deadline."""
-    return LambdaContext("8476a536-e9f4-11e8-9739-2dfe598c3fcd", None, None, int(time.time() * 1000) + 3000, "arn", "tenant-1")
+    """What the real runtime hands to a handler, twenty seconds before its deadline."""
+    return LambdaContext("8476a536-e9f4-11e8-9739-2dfe598c3fcd", None, None, int(time.time() * 1000) + 20_000, "arn", "tenant-1")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server that all tests share; one that restarts it, or needs settings, takes a server of its own."""
+    from databases import Postgres  # only those who use it need the drivers
+
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server of this test's own: to be restarted, stopped and paused."""
+    from databases import Postgres
+
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDb]:
+    """A MariaDB server that all tests share; skips where MariaDB isn't installed."""
+    from databases import MariaDb
+
+    missing = MariaDb.missing()
+    if missing is not None:
+        pytest.skip(missing)
+    with MariaDb() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def dynamodb() -> Iterator[DynamoDb]:
+    """A DynamoDB that all tests share; each takes a table of its own, and resets ``faults`` to what it was."""
+    from dynamodb_server import DynamoDb
+
+    with DynamoDb() as server:
+        yield server
 
 
 def trash_is_empty(root: Path) -> bool:

@@ -47,6 +47,19 @@ def alive(pid: int) -> bool:
     return bool(fields) and fields[0] != b"Z"
 
 
+def descriptors_below(folder: Path) -> list[str]:
+    """What this process has open below a folder: unlike all that it has open, nothing that earlier tests have left."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            target = str(entry.readlink())
+        except OSError:  # closed meanwhile
+            continue
+        if Path(target).is_relative_to(folder):
+            found.append(target)
+    return found
+
+
 def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
     """Wait for what nothing announces, such as the end of somebody else's process."""
     until = time.monotonic() + seconds

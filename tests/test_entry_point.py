@@ -113,3 +113,10 @@ def test_what_ends_the_process_is_converted_on_this_route_too(entry, tmp_path):
 
 def test_a_decorated_handler_may_call_current():
     assert isolated(lambda event, context: current().request_id)({}, None)
+
+
+def test_an_attribute_error_of_the_module_is_not_taken_for_a_handler_that_is_missing(entry, tmp_path):
+    """As it would be, where the runtime asks for ``perinvoke.handler``'s attribute."""
+    write(tmp_path, "slips.py", "import os\nos.nothing_there\n")
+    with pytest.raises(HandlerError, match=r"raised AttributeError: module 'os' .* 'nothing_there', at .*slips\.py:2$"):
+        entry("slips.handler")

@@ -51,7 +51,7 @@ def test_any_root_is_either_an_absolute_path_or_an_error_that_says_what_is_allow
 
 def test_a_variable_nobody_knows_is_pointed_out(caplog):
     warn_of_unknown({"PERINVOKE_ROOTS": "/x", "PERINVOKE_ROOT": "/y"})
-    assert "does not know PERINVOKE_ROOTS; it knows PERINVOKE_CALLER_TIMEOUT_SECONDS, PERINVOKE_HANDLER, " in caplog.text
+    assert "does not know PERINVOKE_ROOTS; it knows PERINVOKE_ATTACHED, PERINVOKE_CALLER_TIMEOUT_SECONDS, " in caplog.text
 
 
 @pytest.mark.parametrize("value", ["", "-1", "0.5", "abc", "\u0661", "1e3", " 1"])

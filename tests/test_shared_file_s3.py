@@ -17,6 +17,7 @@ from moto import mock_aws
 from perinvoke import shared_file
 from perinvoke.environment import s3_object
 from perinvoke.errors import MissingExtra, SharedFileError
+from perinvoke.sharing.aws import boto3_client
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +40,6 @@ def s3(monkeypatch):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     s3_object._remembered.clear()
-    s3_object._clients.clear()
     with mock_aws():
         client = boto3.client("s3")
         client.create_bucket(Bucket="bucket")
@@ -83,12 +83,11 @@ def test_a_large_object_in_parts_is_whole(s3):
     assert s3.names.count("GetObject") > 1
 
 
-def test_without_a_client_one_is_made_and_kept(s3):
+def test_without_a_client_it_is_the_one_that_the_worker_keeps(s3):
     put(s3, "one")
+    kept = Counted(boto3_client("s3"))
     shared_file.s3("bucket", "models/m.bin")
-    (client,) = s3_object._clients.values()
-    shared_file.s3("bucket", "models/m.bin")
-    assert list(s3_object._clients.values()) == [client]
+    assert kept.names.count("GetObject") == 1
 
 
 @pytest.mark.parametrize(("key", "name"), [("a", "a"), ("a/b/", "b"), ("a/..", "object"), ("x" * 300, "object"), ("é ü", "é ü")])

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from perinvoke.handler import isolated
     from perinvoke.invocation.context import Invocation, current, scratch
     from perinvoke.invocation.state import InvocationState
+    from perinvoke.sharing.aws import boto3_client, boto3_resource, deadline_bound
+    from perinvoke.sharing.connections import engine, pool
     from perinvoke.sharing.files import shared_file
     from perinvoke.sharing.locks import file_lock
 
@@ -23,9 +25,14 @@ __all__ = [
     "NotInInvocation",
     "PerinvokeError",
     "__version__",
+    "boto3_client",
+    "boto3_resource",
     "current",
+    "deadline_bound",
+    "engine",
     "file_lock",
     "isolated",
+    "pool",
     "scratch",
     "shared_file",
 ]
@@ -35,9 +42,14 @@ _HOMES = {
     "InvocationState": "perinvoke.invocation.state",
     "NotInInvocation": "perinvoke.errors",
     "PerinvokeError": "perinvoke.errors",
+    "boto3_client": "perinvoke.sharing.aws",
+    "boto3_resource": "perinvoke.sharing.aws",
     "current": "perinvoke.invocation.context",
+    "deadline_bound": "perinvoke.sharing.aws",
+    "engine": "perinvoke.sharing.connections",
     "file_lock": "perinvoke.sharing.locks",
     "isolated": "perinvoke.handler",
+    "pool": "perinvoke.sharing.connections",
     "scratch": "perinvoke.invocation.context",
     "shared_file": "perinvoke.sharing.files",
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from perinvoke.errors import InitFailed, PerinvokeError
+from perinvoke.layer.options import add_layer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,11 +33,29 @@ examples:
   perinvoke run app.handler --workers 16 --timeout 3 --port 9000 --env TABLE=orders
   perinvoke run app.handler --isolate --requests 1000 --concurrency 8
   perinvoke run app.handler --isolate --supervise --preload handler
+  perinvoke run app.handler --extension pgbouncer
   perinvoke run app.handler --events events.jsonl --requests 1000 --queue
 
 exit code: 0 after Ctrl-C, or when every invocation of the load succeeded; 1 when any failed, timed out or was rejected,
 or when the runtime ended by itself; 2 when something asked for is wrong, such as a handler that can't be imported;
 130 when a load was interrupted."""
+
+
+_TABLE_DESCRIPTION = """\
+Make, or look at, the one DynamoDB table that leases and idempotency use: key id (a string), on demand, old records removed by
+their attribute expiration."""
+
+_TABLE_EPILOG = """\
+examples:
+  perinvoke table create coordination --dry-run > table.yaml
+  perinvoke table create coordination --region eu-west-1 --profile production
+  perinvoke table describe coordination
+
+create prints the CloudFormation to stdout, and to stderr how far it is and what a function's role needs. A table that is there
+and fits is left as it is; one that doesn't fit, too.
+
+exit code: 0 when the table fits; 1 when describe finds that it doesn't; 2 when it can't be told or made: no such table, no
+credentials, no permission, nobody who answers, another table of that name; 130 after Ctrl-C."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -102,6 +121,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_run(commands)
     _add_demo(commands)
+    _add_table(commands)
+    add_layer(commands).set_defaults(command=_layer)
     return parser
 
 
@@ -127,6 +148,14 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="import these once, before the workers are forked: names with commas between them, 'handler' is the function's own "
         "module; implies --supervise",
     )
+    run.add_argument(
+        "--extension",
+        action="append",
+        default=[],
+        metavar="NAME|COMMAND",
+        help="start this beside the runtime: 'pgbouncer' for perinvoke's own, which goes by the variables PERINVOKE_PGBOUNCER_*, "
+        "or the command of an extension of yours (may be repeated)",
+    )
     run.add_argument("--queue", action="store_true", help="let invocations wait for a free worker instead of rejecting them")
     run.add_argument("--env", action="append", default=[], metavar="K=V", help="set a variable (may be repeated)")
     run.add_argument("--port", type=int, default=0, metavar="P", help="port on 127.0.0.1 (default: any free one)")
@@ -151,6 +180,28 @@ def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
     demo = commands.add_parser("demo", help=text, description=text[0].upper() + text[1:] + ".")
     demo.set_defaults(command=_demo)
     demo.add_argument("--colour", "--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal")
+
+
+def _add_table(commands: argparse._SubParsersAction[_Parser]) -> None:
+    raw = argparse.RawDescriptionHelpFormatter
+    table = commands.add_parser(
+        "table",
+        help="make or look at the DynamoDB table of leases and idempotency",
+        description=_TABLE_DESCRIPTION,
+        epilog=_TABLE_EPILOG,
+        formatter_class=raw,
+    )
+    verbs = table.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    create = verbs.add_parser("create", help="make it, and print it as CloudFormation", epilog=_TABLE_EPILOG, formatter_class=raw)
+    create.add_argument("name", metavar="NAME", help="the table's name")
+    create.add_argument("--dry-run", action="store_true", help="only print; needs no credentials")
+    describe = verbs.add_parser("describe", help="show it, and whether it fits", epilog=_TABLE_EPILOG, formatter_class=raw)
+    describe.add_argument("name", metavar="NAME", help="the table's name or ARN")
+    for verb, name in ((create, "create"), (describe, "describe")):
+        verb.set_defaults(command=_table, verb=name)
+        verb.add_argument("--region", metavar="R", help="default: AWS_DEFAULT_REGION, or the profile's")
+        verb.add_argument("--profile", metavar="P", help="whose credentials; default: AWS_PROFILE")
+        verb.add_argument("--endpoint-url", metavar="URL", help="another DynamoDB, such as DynamoDB local")
 
 
 def _positive(text: str) -> int:
@@ -179,6 +230,7 @@ def _run(options: argparse.Namespace) -> int:
         isolate=options.isolate,
         supervise=options.supervise,
         preload=options.preload,
+        extensions=tuple(options.extension),
         queue=options.queue,
         port=options.port,
         memory_mb=options.memory,
@@ -215,6 +267,27 @@ def _demo(options: argparse.Namespace) -> int:
 
     automatic = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     return show(colour={"auto": automatic, "always": True, "never": False}[options.colour])
+
+
+def _table(options: argparse.Namespace) -> int:
+    from perinvoke.fleet.table import command  # noqa: PLC0415 - needs the aws extra
+
+    return {"create": command.create, "describe": command.describe}[options.verb](options)
+
+
+def _layer(options: argparse.Namespace) -> int:
+    # Late: build needs no boto3, and no other command any of it.
+    if options.verb == "build":
+        from perinvoke.layer.build.command import build  # noqa: PLC0415
+
+        return build(options)
+    if options.verb == "publish":
+        from perinvoke.layer.publish.command import publish  # noqa: PLC0415
+
+        return publish(options)
+    from perinvoke.layer.attach import command  # noqa: PLC0415
+
+    return {"attach": command.attach, "detach": command.detach}[options.verb](options)
 
 
 def _fail(message: str) -> int:

@@ -12,6 +12,10 @@ from __future__ import annotations
 
 import errno as numbers
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 class PerinvokeError(Exception):
     """Root of everything perinvoke raises. ``fields`` become attributes; they and the message survive pickling."""
@@ -124,6 +128,55 @@ class SharedFileTooLarge(SharedFileError):
     max_bytes: int
 
 
+class PoolError(FixConfiguration):
+    """A pool of connections is asked for in a way that can't work: its URL, its budget, its options."""
+
+    name: str
+
+
+class PoolTimeout(TryAgain, TimeoutError):
+    """All connections of a budget were in use for as long as its borrower could wait.
+
+    Attributes:
+        name: the pool's.
+        waited_seconds: how long.
+        max_connections: the budget, over all workers of the execution environment.
+        open: how many connections were open a moment later; ``in_use``: lent.
+        waiting: workers that waited.
+    """
+
+    name: str
+    waited_seconds: float
+    max_connections: int
+    open: int
+    in_use: int
+    waiting: int
+
+
+class AwsTimeout(TryAgain, TimeoutError):
+    """An AWS call had no more time before its invocation's deadline.
+
+    Attributes:
+        operation: what was called, such as ``DynamoDB.PutItem``.
+        waited_seconds: since the call began, all attempts and pauses in between included; 0 when none was started.
+    """
+
+    operation: str
+    waited_seconds: float
+
+    def __init__(self, message: str = "", /, **fields: object) -> None:
+        Exception.__init__(self, message)  # not botocore's __init__, which makes its message from a pattern
+        self.kwargs = fields  # where botocore's errors keep what they tell
+        self.__dict__.update(fields)
+
+    def __reduce__(self) -> tuple[Callable[..., AwsTimeout], tuple[object, ...]]:
+        return _again, (type(self), str(self), self.kwargs)
+
+
+def _again(kind: type[AwsTimeout], message: str, fields: dict[str, object]) -> AwsTimeout:
+    return kind(message, **fields)
+
+
 class WorkerDied(InvocationFailed):
     """The worker's process ended while it ran this invocation. Never raised: the runtime's parent answers the caller with it."""
 
@@ -190,3 +243,27 @@ class InitFailed(LocalError):
     error_message: str
     stack_trace: tuple[str, ...]
     log_lines: tuple[str, ...]
+
+
+class PgBouncerError(FixConfiguration):
+    """PgBouncer can't be run, or reached, as asked: its name, its binary, its settings, or what the database's URL says."""
+
+    name: str
+
+
+class PgBouncerNotRunning(PgBouncerError):
+    """No PgBouncer of that name runs below the root."""
+
+    root: str
+
+
+class SecretError(FixConfiguration):
+    """A secret isn't there, can't be read, or doesn't hold what is needed. Never tells what it holds.
+
+    Attributes:
+        secret: its name or ARN.
+        field: what is missing or wrong in it, or None.
+    """
+
+    secret: str
+    field: str | None

@@ -267,5 +267,12 @@ def __getattr__(name: str) -> Any:
             "perinvoke.handler.handler needs PERINVOKE_HANDLER, the name of the function's own handler, for example app.handler",
             handler="",
         )
-    globals()["handler"] = found = isolated(load_handler(named))
+    try:
+        globals()["handler"] = found = isolated(load_handler(named))
+    except AttributeError as error:
+        # Whoever asks for an attribute would take it for "there is none", and the function's own error would be lost.
+        from traceback import extract_tb  # noqa: PLC0415  # cold start: it can't go on anyway
+
+        where = extract_tb(error.__traceback__)[-1]
+        raise _not_found(named, f"its module raised AttributeError: {error}, at {where.filename}:{where.lineno}") from error
     return found

@@ -18,10 +18,24 @@ if TYPE_CHECKING:
 
 KNOWN = frozenset(
     {
+        "PERINVOKE_ATTACHED",
         "PERINVOKE_CALLER_TIMEOUT_SECONDS",
+        "PERINVOKE_EXEC_WRAPPER",
         "PERINVOKE_HANDLER",
+        "PERINVOKE_METRICS",
         "PERINVOKE_MIN_FREE_BYTES",
         "PERINVOKE_ON_TIMEOUT",
+        "PERINVOKE_PGBOUNCER_IDLE_SECONDS",
+        "PERINVOKE_PGBOUNCER_MAX_CONNECTIONS",
+        "PERINVOKE_PGBOUNCER_NAME",
+        "PERINVOKE_PGBOUNCER_PATH",
+        "PERINVOKE_PGBOUNCER_POOL_MODE",
+        "PERINVOKE_PGBOUNCER_RESET",
+        "PERINVOKE_PGBOUNCER_SECRET",
+        "PERINVOKE_PGBOUNCER_TLS_CA_FILE",
+        "PERINVOKE_PGBOUNCER_TLS_MODE",
+        "PERINVOKE_PGBOUNCER_URL",
+        "PERINVOKE_PGBOUNCER_WAIT_SECONDS",
         "PERINVOKE_PRELOAD",
         "PERINVOKE_ROOT",
         "PERINVOKE_SHARED_MAX_BYTES",
@@ -36,6 +50,8 @@ _DEFAULT_MARGIN_MS = 300
 
 # What happens to a handler that is still running when its time is up.
 ON_TIMEOUT = ("raise", "replace", "report", "off")
+# Where figures go besides the log record of an abnormal invocation.
+METRICS = ("off", "emf")
 # A day: more than any platform gives, and little enough for every clock and timer.
 _MAX_TIMEOUT_SECONDS = 86_400
 
@@ -66,13 +82,17 @@ class Settings:
         caller_timeout_seconds: how long the caller waits, from the start that the event tells; None: nobody knows.
         polls_in_helper_thread: awslambdaric waits for the next invocation in a thread, so that the main thread can take signals.
         on_timeout: what happens to a handler whose time is up: one of ``ON_TIMEOUT``.
+        metrics: where figures go: one of ``METRICS``.
+        function_name: the function's, as the platform says; empty where it doesn't.
         shared_max_bytes: how much all shared files may take that nobody uses, or None for no such limit.
         min_free_bytes: below this much free space perinvoke makes room.
     """
 
     __slots__ = (
         "caller_timeout_seconds",
+        "function_name",
         "handler",
+        "metrics",
         "min_free_bytes",
         "on_timeout",
         "polls_in_helper_thread",
@@ -90,6 +110,8 @@ class Settings:
     timeout_seconds: float | None
     caller_timeout_seconds: float | None
     on_timeout: str
+    metrics: str
+    function_name: str
     shared_max_bytes: int | None
     min_free_bytes: int
 
@@ -104,6 +126,8 @@ class Settings:
         timeout_seconds: float | None,
         caller_timeout_seconds: float | None,
         on_timeout: str,
+        metrics: str,
+        function_name: str,
         shared_max_bytes: int | None,
         min_free_bytes: int,
     ) -> None:
@@ -115,6 +139,8 @@ class Settings:
         object.__setattr__(self, "timeout_seconds", timeout_seconds)
         object.__setattr__(self, "caller_timeout_seconds", caller_timeout_seconds)
         object.__setattr__(self, "on_timeout", on_timeout)
+        object.__setattr__(self, "metrics", metrics)
+        object.__setattr__(self, "function_name", function_name)
         object.__setattr__(self, "shared_max_bytes", shared_max_bytes)
         object.__setattr__(self, "min_free_bytes", min_free_bytes)
 
@@ -141,6 +167,8 @@ def read_settings(environ: Mapping[str, str] | None = None, *, on_timeout: str |
         timeout_seconds=_seconds(environ, "PERINVOKE_TIMEOUT_SECONDS"),
         caller_timeout_seconds=_seconds(environ, "PERINVOKE_CALLER_TIMEOUT_SECONDS"),
         on_timeout=_on_timeout(environ, on_timeout),
+        metrics=_metrics(environ),
+        function_name=environ.get("AWS_LAMBDA_FUNCTION_NAME", ""),
         shared_max_bytes=whole_number(environ, "PERINVOKE_SHARED_MAX_BYTES", "bytes", 0, least=1) or None,
         min_free_bytes=whole_number(environ, "PERINVOKE_MIN_FREE_BYTES", "bytes", _DEFAULT_MIN_FREE_BYTES),
     )
@@ -201,6 +229,13 @@ def _on_timeout(environ: Mapping[str, str], argument: object) -> str:
     if not isinstance(argument, str) or argument not in ON_TIMEOUT:
         raise not_allowed("isolated's on_timeout", argument, allowed)
     return argument
+
+
+def _metrics(environ: Mapping[str, str]) -> str:
+    value = environ.get("PERINVOKE_METRICS", METRICS[0])
+    if value not in METRICS:
+        raise not_allowed("PERINVOKE_METRICS", value, "one of " + ", ".join(METRICS))
+    return value
 
 
 def _root(environ: Mapping[str, str]) -> str:

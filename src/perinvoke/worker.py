@@ -30,6 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from perinvoke.clock import Deadline
     from perinvoke.environment.shared_file import SharedFiles
     from perinvoke.invocation.event_loop import EventLoops
     from perinvoke.settings import Settings
@@ -208,6 +209,10 @@ class _Ending:
         self.invocation.failed_cleanups += self.invocation.scope.close()
         self.invocation.ended = True
 
+    def give_back_connections(self) -> None:
+        for pool in reversed(tuple(self.invocation.pools)):  # a thread may be asking for its first connection
+            self.trouble += pool.take_back_all(self.invocation, seconds_for_cleaning(self.invocation.deadline))
+
     def give_back_locks(self) -> None:
         if self.invocation.held:
             self.trouble += _given_back(self.invocation)
@@ -227,13 +232,26 @@ class _Ending:
             worker.space.make_room()
         worker.look_after_space()
 
+    def tell_metrics(self) -> None:
+        settings = self.invocation.settings
+        if settings.metrics == "emf":
+            for pool in tuple(self.invocation.pools):
+                pool.tell_metrics(settings.function_name)
+
     def report(self) -> None:
         invocation, (put_back, left_changed) = self.invocation, self.changes
         abnormal = self.left_running or left_changed or self.trouble or invocation.failed_cleanups or invocation.cancelled_tasks
         if not abnormal and not put_back:
             return
         try:
-            report(invocation, left_running=self.left_running, left_changed=left_changed, put_back=put_back, trouble=self.trouble)
+            report(
+                invocation,
+                left_running=self.left_running,
+                left_changed=left_changed,
+                put_back=put_back,
+                trouble=self.trouble,
+                connections=[pool.figures() for pool in tuple(invocation.pools)],
+            )
         except Exception:  # noqa: BLE001, S110  # somebody's logging filter: what it can't take must not cost the answer
             pass
 
@@ -241,14 +259,18 @@ class _Ending:
 _STEPS = (
     _Ending.disarm,  # first: the deadline interrupts a handler, never its end
     _Ending.run_cleanups,
+    _Ending.give_back_connections,  # before the locks: what isn't committed is rolled back under the lock that protects it
     _Ending.give_back_locks,
     _Ending.find_leftovers,
     _Ending.leave_process,
     _Ending.clear_scratch,
     _Ending.look_after_space,
+    _Ending.tell_metrics,
     _Ending.report,
     _Ending.take_back_replacement,  # last: a cleanup that hangs is a reason to replace the worker too
 )
+# Seconds. Resetting a session takes a round trip; a server that takes longer than this is not waited for.
+_MIN_CLEANING_SECONDS, _MAX_CLEANING_SECONDS = 0.05, 1.0
 # How often a step is repeated that signal handlers interrupt; arbitrary, and more than one alarm needs.
 _TRIES = 3
 
@@ -281,10 +303,15 @@ def _insist(step: Callable[[_Ending], None], ending: _Ending) -> None:
         return
 
 
+def seconds_for_cleaning(deadline: Deadline) -> float:
+    """How long the end may wait for somebody else's server: half of what is left until the answer is due, and never long."""
+    return min(_MAX_CLEANING_SECONDS, max(_MIN_CLEANING_SECONDS, deadline.remaining_seconds() / 2))
+
+
 def _given_back(invocation: Invocation) -> list[str]:
     """Give back what is still held, in whatever thread it was taken. What is released in time leaves nothing to give back."""
     held = list(invocation.held.items())
-    return [f"given back: lock {path}, still held at the end" for owner, give_back in held for path in give_back(owner)]
+    return [f"given back: {what}, still held at the end" for owner, give_back in held for what in give_back(owner)]
 
 
 def _leftovers(invocation: Invocation) -> tuple[list[str], bool]:

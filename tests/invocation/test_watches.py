@@ -9,6 +9,7 @@ import pickle
 import sys
 import time
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from perinvoke import current, file_lock, isolated, worker
 from perinvoke.errors import DeadlineReached, HandlerExited, InvocationTimeout, LockTimeout, SettingError
 from processes import Process
+from stalls import repeated_after_a_stall
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("root")
 class Context:
     aws_request_id = "r-1"
 
-    def __init__(self, seconds: float = 0.5) -> None:
+    def __init__(self, seconds: float = 1.6) -> None:
         self._until = time.monotonic() + seconds
 
     def get_remaining_time_in_millis(self) -> float:
@@ -36,10 +38,10 @@ def test_the_error_has_its_facts_as_fields_and_pickles():
         time.sleep(30)
 
     with pytest.raises(InvocationTimeout) as caught:
-        handler({}, Context())
+        handler({}, SimpleNamespace(aws_request_id="r-1", get_remaining_time_in_millis=lambda: 500))
     error = pickle.loads(pickle.dumps(caught.value))
     assert (error.request_id, error.set_by) == ("r-1", "the platform")
-    assert 0.4 < error.seconds <= 0.5
+    assert error.seconds == 0.5
     assert error.stack[0].endswith("in handler")
     assert isinstance(error, TimeoutError)
 
@@ -154,6 +156,7 @@ def test_an_outer_invocation_is_interrupted_also_while_it_handles_the_inner_ones
     assert time.monotonic() - started < 20
 
 
+@repeated_after_a_stall
 def test_a_lock_that_is_not_to_be_had_is_told_before_the_interrupt():
     @isolated
     def handler(event, context):
@@ -275,9 +278,9 @@ def test_report_logs_and_off_does_nothing(caplog):
         time.sleep(0.8)
         return "done"
 
-    assert isolated(on_timeout="off")(handler)({}, Context()) == "done"
+    assert isolated(on_timeout="off")(handler)({}, Context(0.5)) == "done"
     assert caplog.text == ""
-    assert isolated(handler, on_timeout="report")({}, Context()) == "done"
+    assert isolated(handler, on_timeout="report")({}, Context(0.5)) == "done"
     assert caplog.text.count("is still running though its time is up") == 1
 
 
@@ -289,16 +292,15 @@ def test_an_on_timeout_that_there_is_not_is_an_error_at_init(wrong):
 
 def test_a_margin_larger_than_the_time_out_leaves_half_of_it(monkeypatch):
     monkeypatch.setenv("PERINVOKE_TIMEOUT_MARGIN_MS", "60000")
-    started: list[float] = []
 
     @isolated
     def handler(event, context):
-        started.append(time.monotonic())
         time.sleep(30)
 
+    started = time.monotonic()
     with pytest.raises(InvocationTimeout):
         handler({}, Context(1.0))
-    assert time.monotonic() - started[0] > 0.4
+    assert time.monotonic() - started > 0.4
 
 
 def test_where_nothing_can_watch_the_handler_works_and_that_is_told_once(caplog, monkeypatch):
@@ -352,7 +354,7 @@ def test_what_timed_out_does_not_wait_for_the_garbage_collector():
     gc.disable()
     try:
         try:
-            handler({}, Context(0.2))
+            handler({}, Context(1.6))
         except InvocationTimeout:
             pass
         assert [seen() for seen in ended] == [None]

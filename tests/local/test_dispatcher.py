@@ -13,6 +13,7 @@ from perinvoke.local.invocation import Answer, Invocation, Request, Worker
 from perinvoke.local.outcome import MAX_RESPONSE_BYTES, Outcome, Status
 from perinvoke.local.runtime_api import RuntimeApi
 from perinvoke.local.stages import TRANSITIONS, Stage, Verdict, WorkerStage
+from stalls import repeated_after_a_stall
 
 
 @dataclass
@@ -181,6 +182,7 @@ def test_the_caller_is_answered_at_the_deadline_and_the_worker_stays_occupied_un
     run(scenario())
 
 
+@repeated_after_a_stall
 def test_the_deadline_counts_from_the_hand_over_not_from_the_arrival() -> None:
     async def scenario() -> None:
         subject = dispatcher(timeout_seconds=0.05, queue=True)
@@ -195,6 +197,7 @@ def test_the_deadline_counts_from_the_hand_over_not_from_the_arrival() -> None:
     run(scenario())
 
 
+@repeated_after_a_stall
 def test_a_worker_that_dies_with_an_invocation_leaves_its_caller_waiting_for_the_deadline() -> None:
     async def scenario() -> None:
         notes = Notes()
@@ -336,6 +339,7 @@ def test_the_end_answers_everyone_who_waits_and_everyone_who_comes_later() -> No
     run(scenario())
 
 
+@repeated_after_a_stall
 def test_a_worker_that_polls_without_having_answered_is_free_again_and_its_caller_waits_for_the_deadline() -> None:
     async def scenario() -> None:
         subject = dispatcher(timeout_seconds=0.05)

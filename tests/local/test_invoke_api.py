@@ -83,7 +83,7 @@ def test_a_function_error_is_marked_and_the_tail_of_the_log_comes_along() -> Non
 
 def test_a_time_out_is_a_function_error(tmp_path: Path) -> None:
     def use(boto: Any, _: LocalEnvironment) -> None:
-        response = boto.invoke(FunctionName="f", Payload=event(folder=str(tmp_path), seconds=0.5, name="nap"))
+        response = boto.invoke(FunctionName="f", Payload=event(folder=str(tmp_path), seconds=2, name="nap"))
         assert response["FunctionError"] == "Unhandled"
         assert json.loads(response["Payload"].read())["errorType"] == "Sandbox.Timedout"
 
@@ -92,7 +92,7 @@ def test_a_time_out_is_a_function_error(tmp_path: Path) -> None:
 
 def test_the_caller_is_throttled_when_all_workers_are_busy(tmp_path: Path) -> None:
     def use(boto: Any, _: LocalEnvironment) -> None:
-        boto.invoke(FunctionName="f", InvocationType="Event", Payload=event(folder=str(tmp_path), seconds=0.5))
+        boto.invoke(FunctionName="f", InvocationType="Event", Payload=event(folder=str(tmp_path), seconds=3))
         wait_until((tmp_path / "nap.began").exists)
         with pytest.raises(boto.exceptions.TooManyRequestsException) as caught:
             boto.invoke(FunctionName="f")

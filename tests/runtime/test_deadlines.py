@@ -1,4 +1,4 @@
-"""What a caller sees when a handler is still at it at its deadline, on the real runtime; and that the README's table says so."""
+"""What a caller sees when a handler is still at it at its deadline, on the real runtime; and that the documentation says so."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ import pytest
 
 from perinvoke.local import LocalConfig, LocalEnvironment
 from perinvoke.local.outcome import Outcome, Status
+from stalls import repeated_after_a_stall
 
 FUNCTIONS = Path(__file__).parent / "functions"
-README = Path(__file__).parents[2] / "README.md"
-# Generous: a busy machine may take half a second for what takes a millisecond. The interrupt comes after 2.05 seconds.
-TIMEOUT_SECONDS = 3.0
-VARIABLES = {"PERINVOKE_TIMEOUT_MARGIN_MS": "1000", "AWS_EXECUTION_ENV": f"AWS_Lambda_python3.{max(12, sys.version_info[1])}"}
-AT_ONCE_SECONDS = 1.0
-SIDE_BY_SIDE = 4
+PAGE = Path(__file__).parents[2] / "docs" / "deadlines.md"
+# Generous: a busy machine stands still for a second at times. The interrupt comes after 2.55 seconds.
+TIMEOUT_SECONDS = 5.0
+VARIABLES = {"PERINVOKE_TIMEOUT_MARGIN_MS": "2500", "AWS_EXECUTION_ENV": f"AWS_Lambda_python3.{max(12, sys.version_info[1])}"}
+AT_ONCE_SECONDS = 2.0
+SIDE_BY_SIDE = 7
 ROW = re.compile(r"^\| (.+?) \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
 
 
 def rows() -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
-    """The README's table: what the handler does, what the caller gets, when the worker is free; and what replacing changes."""
-    text = README.read_text(encoding="utf-8")
+    """The table: what the handler does, what the caller gets, when the worker is free; and what replacing changes."""
+    text = PAGE.read_text(encoding="utf-8")
     table = text[text.index("| at its deadline the handler is in") :]
     found = ROW.findall(table[: table.index("\n\n")])[1:]  # the first one is the heading
     return {way: (caller, free) for way, caller, free, _ in found}, {way: replaced for way, _, _, replaced in found}
@@ -81,6 +82,7 @@ async def see(way: str, root: Path, *, supervise: bool = False, **env: str) -> S
         return Seen(first, second, "\n".join(lines))
 
 
+@repeated_after_a_stall
 def test_a_supervised_worker_that_does_not_give_way_is_replaced_as_the_table_says(tmp_path):
     """And one that does, is not."""
     ways = [*REPLACED, "`time.sleep`"]
@@ -147,7 +149,7 @@ def test_the_error_comes_before_the_cut_and_tells_what_it_should(way, seen):
     )
     assert told is not None, outcome.error_message
     assert told[1] == outcome.request_id
-    assert 2.5 < float(told[2]) <= 3
+    assert TIMEOUT_SECONDS - 2 < float(told[2]) <= TIMEOUT_SECONDS
     assert re.search(r"\S+\.py:\d+ in \w+", told[3])
 
 
@@ -172,12 +174,12 @@ def test_the_callers_own_time_out_counts_from_the_requests_start(tmp_path):
 
     async def scenario() -> None:
         lines: list[str] = []
-        async with environment("handler", tmp_path / "root", lines, PERINVOKE_CALLER_TIMEOUT_SECONDS="3") as local:
+        async with environment("handler", tmp_path / "root", lines, PERINVOKE_CALLER_TIMEOUT_SECONDS="5") as local:
             started_ms = int((time.time() - 1.5) * 1000)
             outcome = await local.invoke(event(way="`time.sleep`", requestContext={"requestTimeEpoch": started_ms}))
             assert outcome.error_type == "InvocationTimeout"
             assert "which PERINVOKE_CALLER_TIMEOUT_SECONDS set" in outcome.error_message
-            assert outcome.duration_seconds < 1.9
+            assert outcome.duration_seconds < 3.5
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
 

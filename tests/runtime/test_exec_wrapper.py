@@ -320,7 +320,8 @@ def test_a_refused_import_leaves_nothing_in_the_process_that_goes_on(what, platf
     start(platform, tmp_path, code + WHO)
     assert platform.call()[0] == "response"
     assert "nothing is preloaded" in platform.records()[0]["message"]
-    time.sleep(1.2)
+    if what == "a timer":
+        time.sleep(1.2)
     assert platform.call()[0] == "response"
     assert platform.stop() == 0
 
@@ -357,7 +358,8 @@ def test_what_the_function_does_about_sigterm_stays_its_own(platform, tmp_path):
     assert platform.call()[0] == "response"
     wait_until(lambda: platform.polls >= 3)
     platform.stop()
-    assert platform.log_path.read_text().splitlines().count("bye") >= 2  # a worker that takes its time is asked again
+    # Not by lines: the runtime writes them piece by piece, and those of two workers may mix. Who takes his time is asked again.
+    assert platform.log_path.read_text().count("bye") >= 2
 
 
 LOGGING = """

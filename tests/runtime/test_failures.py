@@ -83,7 +83,7 @@ def test_what_was_left_running_is_in_the_platforms_log(root):
 
 def test_what_a_killed_worker_left_is_removed_by_the_next_one(root):
     async def killed() -> None:
-        async with environment(root, workers=2, timeout_seconds=0.5) as local:
+        async with environment(root, workers=2, timeout_seconds=2) as local:
             await local.invoke(b"{}")
             outcome = await local.invoke(b'{"how": "kill"}')
             assert outcome.status is Status.TIMED_OUT

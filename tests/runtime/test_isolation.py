@@ -1,4 +1,4 @@
-"""The promise itself, on the real runtime: sixteen workers, two thousand invocations, nothing foreign, nothing left."""
+"""The promise itself, on the real runtime: sixteen workers, a thousand invocations, nothing foreign, nothing left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from conftest import trash_is_empty
 from perinvoke.local import LocalConfig, LocalEnvironment
 
 FUNCTIONS = Path(__file__).parent / "functions"
-INVOCATIONS = 2_000
+INVOCATIONS = 1_000
 WORKERS = 16
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from perinvoke.runtime.mailbox import CONNECTED, POLLS, Mailbox, headers_of
+from perinvoke.runtime.mailbox import CONNECTED, POLLS, Mailbox, headers_of, host_and_port
 from perinvoke.runtime.runtime_api import drained
 from perinvoke.runtime.worker_record import Stage, WorkerRecord
 from processes import wait_until
@@ -159,6 +159,19 @@ def test_an_answer_that_is_none_is_an_error_and_no_invocation(answer, api, conne
     assert isinstance(error, RuntimeError)
     assert str(error).startswith("Failed to get next: ")
     assert api.record.stage is Stage.ANSWERED, "a replacement would wait for an answer that nobody owes"
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [
+        ("127.0.0.1:9001", ("127.0.0.1", 9001)),
+        ("localhost", ("localhost", 80)),
+        ("[::1]:9001", ("::1", 9001)),
+        ("[::1]", ("::1", 80)),
+    ],
+)
+def test_the_address_is_host_and_port(address, parts):
+    assert host_and_port(address) == parts
 
 
 def test_a_platform_that_is_not_there_is_an_error(api):

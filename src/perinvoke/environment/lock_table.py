@@ -249,5 +249,5 @@ os.register_at_fork(before=_pause, after_in_parent=_go_on, after_in_child=_forge
 
 
 def give_back_all(owner: Hashable) -> list[str]:
-    """Give back every lock that ``owner`` holds in this process; their paths."""
-    return table.give_back_all(owner)
+    """Give back every lock that ``owner`` holds in this process; what they are."""
+    return [f"lock {path}" for path in table.give_back_all(owner)]

@@ -9,6 +9,7 @@ WORKER_PREFIX = "worker-"
 TRASH = "trash"  # in a worker's directory
 LOCKS = "locks"
 SHARED = "shared"
+CONNECTIONS = "connections"
 BUILDING = "building-"
 ENTRY_LOCK = "lock"
 # macOS has none; its monotonic clock doesn't stop either.

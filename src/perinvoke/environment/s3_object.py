@@ -11,8 +11,7 @@ from perinvoke.environment.shared_file import Request
 from perinvoke.errors import MissingExtra, SharedFileError
 
 try:
-    from boto3.session import Session
-    from botocore.config import Config
+    import boto3  # noqa: F401  # what gives a client its download_fileobj
     from botocore.exceptions import ClientError
 except ImportError as error:
     raise MissingExtra("shared_file.s3 needs boto3, which isn't installed: pip install 'perinvoke[aws]'", extra="aws") from error
@@ -26,8 +25,7 @@ _REFUSED = frozenset({301, 400, 401, 403, 404})  # HTTP status codes
 # Objects whose version is remembered. Arbitrary; who has more asks S3 more often.
 _MAX_REMEMBERED = 1_000
 
-# Of this process; a forked child makes its own client, because a connection belongs to one process.
-_clients: dict[int, Any] = {}
+# Of this process.
 _remembered: dict[tuple[str, str, str], tuple[float, str, int]] = {}
 
 
@@ -47,8 +45,7 @@ class ObjectRequest(Request):
     __slots__ = ("_bucket", "_client", "_etag", "_key")
 
     def __init__(self, bucket: str, key: str, *, max_age_seconds: float, client: Any) -> None:
-        self._client = client or _own_client()
-        self._bucket, self._key = bucket, key
+        self._client, self._bucket, self._key = client, bucket, key
         super().__init__(f"s3-{_digest(f'{self._client.meta.endpoint_url} {bucket}/{key}')}", _file_name(key), self._download)
         self._take(_version(self._client, bucket, key, max_age_seconds))
 
@@ -104,13 +101,6 @@ def _file_name(key: str) -> str:
     last = key.rstrip("/").rpartition("/")[2]
     usable = last not in {"", ".", ".."} and "\0" not in last and encoded_length(last) <= _MAX_NAME_BYTES
     return last if usable else "object"
-
-
-def _own_client() -> Any:
-    client = _clients.get(os.getpid())
-    if client is None:  # two threads may each make one; each with a session of its own, because those are not thread-safe
-        client = _clients[os.getpid()] = Session().client("s3", config=Config(retries={"mode": "standard"}))
-    return client
 
 
 def _head(client: Any, bucket: str, key: str) -> tuple[str, int]:

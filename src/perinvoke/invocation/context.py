@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
     from threading import Thread
-    from typing import Any, ParamSpec
+    from typing import Any, ParamSpec, Protocol
 
     from perinvoke.invocation.process_state import ProcessState
     from perinvoke.invocation.scratch import Scratch
@@ -33,6 +33,18 @@ if TYPE_CHECKING:
     from perinvoke.settings import Settings
 
     P = ParamSpec("P")
+
+    class Pool(Protocol):
+        """What lends connections to invocations."""
+
+        def take_back_all(self, key: Hashable, wait_seconds: float) -> list[str]:
+            """Take back what ``key`` did not return, and clean what it used; what there is to tell of it."""
+
+        def figures(self) -> dict[str, object]:
+            """Of all workers."""
+
+        def tell_metrics(self, function_name: str) -> None:
+            """Write them to stdout as CloudWatch's metrics, if that is due. Raises nothing."""
 
 
 class Invocation:
@@ -58,8 +70,10 @@ class Invocation:
         "held",
         "in_loop",
         "met_full_disk",
+        "notes",
         "parent",
         "pid",
+        "pools",
         "process_state",
         "processes",
         "replaced_at",
@@ -104,6 +118,8 @@ class Invocation:
         self.uncancelled_tasks: list[str] = []
         self.failed_cleanups: list[BaseException] = []
         self.held: dict[Hashable, Callable[[Hashable], list[str]]] = {}  # what gives back locks that are still held, by owner
+        self.pools: dict[Pool, None] = {}  # of connections: those that have lent it one, in that order
+        self.notes: dict[str, Any] = {}  # what others remember for as long as it lives, by whose it is
         self.process_state: ProcessState | None = None
         self.claims_process = False  # see occupancy.py
         self.task: Task[Any] | None = None  # of an async handler
@@ -133,6 +149,8 @@ class Invocation:
         stage = "ended" if self.ended else "running"
         return f"<Invocation {self.request_id} {stage}, {self.deadline!r}>"
 
+
+AWS_CALLS = "aws_calls"  # a note: how many calls of boto3's it has begun
 
 entered: contextvars.ContextVar[Invocation | None] = contextvars.ContextVar("perinvoke.invocation", default=None)
 

@@ -45,8 +45,9 @@ if TYPE_CHECKING:
 
 # Seconds. How much later than needed the second timer strikes, so that it is set seldom.
 _STUCK_SPARE_SECONDS = 5.0
-# Seconds until a signal is sent again that nobody has looked at.
-_AGAIN_SECONDS = 0.05
+# Seconds until a signal is sent again that nobody has looked at. More than a tenth: psycopg's wait in C looks for signals only
+# when it has slept for 0.1 s without one.
+_AGAIN_SECONDS = 0.15
 _STDERR = 2
 _SIG_BLOCK, _SIG_UNBLOCK = int(signal.SIG_BLOCK), int(signal.SIG_UNBLOCK)  # not the enums: see the import
 _NOBODY = (signal.SIG_IGN, signal.SIG_DFL)

@@ -9,8 +9,9 @@ from __future__ import annotations
 # signal.getsignal makes an enum of the answer, which takes a microsecond, and its import one millisecond.
 import _signal  # type: ignore[import-not-found]  # typeshed leaves it out
 import os
-import resource
 import time
+
+from perinvoke.stdlib_resource import resource
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

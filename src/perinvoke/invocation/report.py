@@ -6,17 +6,26 @@ import logging
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from perinvoke.invocation.context import Invocation
 
 logger = logging.getLogger("perinvoke")
 
 
 def report(
-    invocation: Invocation, *, left_running: list[str], left_changed: list[str], put_back: list[str], trouble: list[str]
+    invocation: Invocation,
+    *,
+    left_running: list[str],
+    left_changed: list[str],
+    put_back: list[str],
+    trouble: list[str],
+    connections: Sequence[dict[str, object]] = (),
 ) -> None:
     """Log what was found at the end of ``invocation``, if anything was. Raises nothing.
 
-    The record's fields stand in ``record.perinvoke`` as well, which the platform's JSON log shows as an object.
+    ``connections`` are the figures of the pools that lent it some. The record's fields stand in ``record.perinvoke`` as well,
+    which the platform's JSON log shows as an object.
     """
     failed = [f"{type(error).__name__}: {error}" for error in invocation.failed_cleanups]
     cancelled = [f"task {name}" for name in invocation.cancelled_tasks]
@@ -36,6 +45,7 @@ def report(
             "cancelled": cancelled,
             "left_changed": left_changed,
             "trouble": trouble,
+            "connections": list(connections),
         }
         cause = invocation.failed_cleanups[0] if failed else None
         logger.warning(

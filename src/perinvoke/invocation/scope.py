@@ -36,6 +36,10 @@ class Scope:
                 raise NotInInvocation("the invocation has ended: what is deferred now would never run")
             self._cleanups.append(cleanup)
 
+    def count(self) -> int:
+        """How many there are up to now."""
+        return len(self._cleanups)
+
     def close(self) -> list[BaseException]:
         """Run what was deferred, also what the cleanups defer themselves. Returns the failures; raises nothing."""
         failures: list[BaseException] = []

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perinvoke.errors import HandlerError, LocalError
+from perinvoke.local.extension_command import extension_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,6 +43,8 @@ class LocalConfig:
         supervise: run the runtime below ``python -m perinvoke.runtime``, which replaces workers that die.
         preload: what that imports before the fork, as in ``PERINVOKE_PRELOAD``; implies ``supervise``. That variable in
             ``env`` must not say otherwise.
+        extensions: what runs beside the runtime and speaks Lambda's extensions API: ``pgbouncer``, which is perinvoke's own, or
+            commands.
         queue: invocations that find all workers busy wait in line instead of being rejected.
         port: of the Invoke and runtime APIs on 127.0.0.1; 0 picks a free one.
         memory_mb: only told to the function; nothing enforces it.
@@ -59,6 +62,7 @@ class LocalConfig:
     isolate: bool = False
     supervise: bool = False
     preload: str = ""
+    extensions: tuple[str, ...] = ()
     queue: bool = False
     port: int = 0
     memory_mb: int = 2_048
@@ -82,6 +86,8 @@ class LocalConfig:
             raise LocalError(f"function name {self.function_name!r}: letters, digits, - and _, up to 64, are allowed")
         _check_variables(self.env)
         self._check_preload()
+        for extension in self.extensions:
+            extension_command(extension, self.python)
         directory = Path(self.directory).absolute()
         if not directory.is_dir():
             raise LocalError(f"directory {directory} {'is not a directory' if directory.exists() else 'does not exist'}")

@@ -1,4 +1,4 @@
-"""One local execution environment: joins the server, the dispatcher, the logs and the runtime's processes."""
+"""One local execution environment: joins the server, the dispatcher, the logs, the extensions and the runtime's processes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from perinvoke.errors import InitFailed, LocalError
 from perinvoke.exit_code import describe_exit
 from perinvoke.local.dispatcher import Dispatcher
 from perinvoke.local.exit_status import exit_code
+from perinvoke.local.extensions import Extensions
 from perinvoke.local.invocation import Request
 from perinvoke.local.invoke_api import InvokeApi, function_arn
-from perinvoke.local.logs import Logs
+from perinvoke.local.logs import Logs, Stream
 from perinvoke.local.outcome import MAX_REQUEST_BYTES, Outcome
 from perinvoke.local.peers import owner_of
 from perinvoke.local.process import RuntimeProcess
@@ -27,6 +28,7 @@ from perinvoke.local.server import HOST, Server
 from perinvoke.local.variables import DEFAULT_REGION, inherited_variables, runtime_handler, runtime_variables
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
     from types import TracebackType
 
     from perinvoke.local.config import LocalConfig
@@ -138,6 +140,8 @@ class LocalEnvironment:
 
     def kill(self) -> None:
         """End all processes at once, without grace. Leaving the ``async with`` is still needed; it gets quicker."""
+        if hasattr(self, "_extensions"):
+            self._extensions.kill()
         if hasattr(self, "_process"):
             self._process.kill()
 
@@ -163,6 +167,7 @@ class LocalEnvironment:
         self._gone_event = asyncio.Event()
         self._changed = asyncio.Event()  # a worker has polled, or the environment has gone
         self._ready: asyncio.Future[None] = loop.create_future()
+        self._init_until = loop.time() + config.init_seconds
         self._worker_pids: dict[int, int] = {}  # each with its pidfd
         self._workers_seen = 0
         self._stack.callback(self._unwatch_all)
@@ -189,11 +194,15 @@ class LocalEnvironment:
         self._runtime_api = RuntimeApi(
             self._dispatcher, identify=self._identify, on_init_error=self._init_failed, supervised=config.supervise
         )
-        server = Server(self._runtime_api, InvokeApi(self._dispatcher, region=region))
+        self._extensions = Extensions(config, self._logs, self._extension_failed)
+        server = Server(self._runtime_api, self._extensions.api, InvokeApi(self._dispatcher, region=region))
         self._stack.push_async_callback(server.close)
         self._port = await server.listen(config.port)
         env = runtime_variables(config, inherited=variables, api_address=f"{HOST}:{self._port}", log_socket=str(folder / _SOCKET))
-        output = self._logs.read_runtime_output()
+        self._stack.push_async_callback(self._extensions.stop)
+        self._extensions.start(env, folder, self._port)
+        await self._in_time(self._extensions.wait_registered())  # as on Lambda: only then the runtime is started
+        output = self._logs.read_output(Stream.RUNTIME)
         try:
             self._process = RuntimeProcess.start(
                 runtime_command(config, env),
@@ -209,15 +218,26 @@ class LocalEnvironment:
         self._stack.callback(self._dispatcher.end, "the execution environment was shut down")
 
     async def _wait_ready(self) -> None:
+        await self._in_time(self._extensions.wait_ready())
+        await self._in_time(self._ready)
+
+    async def _in_time(self, step: Awaitable[tuple[str, InitError] | None]) -> None:
+        """Wait for a step of init; an extension that has failed meanwhile fails the whole."""
         try:
-            async with asyncio.timeout(self.config.init_seconds):
-                await self._ready
+            async with asyncio.timeout_at(self._init_until):
+                failed = await step
         except TimeoutError:
-            polled = self.workers_left
+            missing = ", ".join(self._extensions.waiting_for())
+            waiting = (
+                f"extensions not ready: {missing}"
+                if missing
+                else f"{self.workers_left} of {self.config.workers} workers are ready"
+            )
             raise self._init_error(
-                "Sandbox.Timedout",
-                f"init took longer than {self.config.init_seconds:g} s; {polled} of {self.config.workers} workers are ready",
+                "Sandbox.Timedout", f"init took longer than {self.config.init_seconds:g} s; {waiting}"
             ) from None
+        if failed is not None:
+            raise self._extension_error(*failed)
 
     # --- what happens ------------------------------------------------------------------------------------------------
 
@@ -282,11 +302,25 @@ class LocalEnvironment:
         how = "was killed with its keeper" if code is None else describe_exit(code)
         if code == 0:
             how += ": all its workers have ended"
-        self._gone = f"the runtime {how}"
+        self._go(f"the runtime {how}")
+        asyncio.get_running_loop().call_later(_LAST_WORDS_SECONDS, self._fail_init, f"the runtime {how}")
+
+    def _extension_failed(self, name: str, error: InitError) -> None:
+        """An extension can't go on: as on Lambda that ends the environment."""
+        if not self._ready.done():
+            self._ready.set_exception(self._extension_error(name, error))
+            self._ready.exception()  # seen: who waits for the extensions themselves tells it first
+        else:
+            self._go(f"the extension {name} has failed: {error.error_type}: {error.message}")
+
+    def _go(self, why: str) -> None:
+        """The environment has ended by itself."""
+        if self._gone is not None:
+            return
+        self._gone = why
         self._gone_event.set()
         self._changed.set()
-        self._dispatcher.end(self._gone)
-        asyncio.get_running_loop().call_later(_LAST_WORDS_SECONDS, self._fail_init, self._gone)
+        self._dispatcher.end(why)
 
     def _init_failed(self, error: InitError) -> None:
         if not self._ready.done():
@@ -306,6 +340,15 @@ class LocalEnvironment:
             error_message=message,
             stack_trace=stack_trace,
             log_lines=self._logs.startup(pid),
+        )
+
+    def _extension_error(self, name: str, error: InitError) -> InitFailed:
+        return InitFailed(
+            f"the extension {name} could not be initialised: {error.error_type}: {error.message}",
+            error_type=error.error_type,
+            error_message=error.message,
+            stack_trace=error.stack_trace,
+            log_lines=self._logs.startup(),
         )
 
 

@@ -43,6 +43,7 @@ class Stream(Enum):
     STDOUT = "stdout"
     STDERR = "stderr"
     RUNTIME = "runtime"  # the runtime's parent process
+    EXTENSION = "extension"
     PLATFORM = "platform"  # START, END and REPORT
 
 
@@ -101,11 +102,11 @@ class Logs:
         self._listener = listener
         self._loop.add_reader(listener, self.accept)
 
-    def read_runtime_output(self) -> int:
-        """A descriptor for the runtime's parent to write to; the caller closes it after the start."""
+    def read_output(self, stream: Stream) -> int:
+        """A descriptor for the runtime's parent, or an extension, to write to; the caller closes it after the start."""
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
-        self._add(_Source(reading, Stream.RUNTIME, None))
+        self._add(_Source(reading, stream, None))
         return writing
 
     def close(self) -> None:
@@ -193,7 +194,7 @@ class Logs:
         return sum(line.worker_pid == pid for line in self._startup)
 
     def startup(self, pid: int | None = None) -> tuple[str, ...]:
-        """What explains a failed init: the first lines of the runtime's parent and of one worker.
+        """What explains a failed init: the first lines of the runtime's parent, of extensions and of one worker.
 
         All workers import the same module, and mostly say the same; so of ``pid``, or of the first one that said anything.
         """

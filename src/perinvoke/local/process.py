@@ -1,4 +1,4 @@
-"""Starts the runtime below its keeper and speaks with the keeper."""
+"""Starts the runtime, or an extension, below its keeper and speaks with the keeper."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ END_SECONDS = GRACE_SECONDS + 15.0  # the keeper's own bounds and some more; onl
 
 
 class RuntimeProcess:
-    """The runtime's parent process and everything below it. Lives as long as its execution environment.
+    """The runtime's parent process, or an extension, and everything below it. Lives as long as its execution environment.
 
-    ``on_exit`` is called once, in the event loop, with the runtime's exit code, or None when only the keeper's end is known.
-    ``output`` is a file descriptor for what the runtime's parent writes; the workers have log sockets of their own.
+    ``on_exit`` is called once, in the event loop, with the exit code, or None when only the keeper's end is known. ``output`` is
+    a file descriptor for what it writes; the workers have log sockets of their own.
     """
 
     def __init__(self, keeper: subprocess.Popen[bytes], control: socket.socket, on_exit: Callable[[int | None], None]) -> None:

@@ -51,7 +51,7 @@ def init_failure(error: InitFailed) -> str:
     lines = [str(error)]
     if error.error_type not in _SELF_EXPLAINING:
         lines += error.stack_trace
-    if error.error_type in ("Runtime.ExitError", "Sandbox.Timedout"):
+    if error.error_type in ("Runtime.ExitError", "Extension.Crash", "Sandbox.Timedout"):
         lines += error.log_lines
     return "\n".join(line.rstrip() for line in lines)
 

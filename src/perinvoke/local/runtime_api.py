@@ -124,6 +124,9 @@ class RuntimeApi:
         worker = self._workers.get(request.protocol)
         if worker is None:
             worker = self._workers[request.protocol] = self._meet(request)
+        elif worker.stage is WorkerStage.GONE and not self._supervised:
+            # Sent before its process ended, and read afterwards; a child that it forked keeps the connection open.
+            return _error(410, "InvalidStateTransition", "the process that asked has ended")
         invocation = await self._dispatcher.next(worker)
         return web.Response(body=invocation.request.event, headers=_next_headers(invocation))
 

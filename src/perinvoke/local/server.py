@@ -1,4 +1,4 @@
-"""The HTTP server on 127.0.0.1: one port for the workers and for the callers."""
+"""The HTTP server on 127.0.0.1: one port for the workers, the extensions and the callers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from perinvoke.errors import LocalError, PortInUse
-from perinvoke.local import runtime_api
+from perinvoke.local import extensions_api, runtime_api
 
 if TYPE_CHECKING:
     from aiohttp.web_protocol import RequestHandler
 
+    from perinvoke.local.extensions_api import ExtensionsApi
     from perinvoke.local.invoke_api import InvokeApi
     from perinvoke.local.runtime_api import RuntimeApi
 
@@ -25,9 +26,9 @@ SHUTDOWN_SECONDS = 2.0
 
 
 class Server(web.Server):
-    """Lives as long as its execution environment. aiohttp's low-level server: two prefixes need no router."""
+    """Lives as long as its execution environment. aiohttp's low-level server: three prefixes need no router."""
 
-    def __init__(self, runtime: RuntimeApi, invoke: InvokeApi) -> None:
+    def __init__(self, runtime: RuntimeApi, extensions: ExtensionsApi, invoke: InvokeApi) -> None:
         super().__init__(
             self._route,
             handler_cancellation=True,  # an idle worker's end has to end its long poll
@@ -35,6 +36,7 @@ class Server(web.Server):
             keepalive_timeout=KEEPALIVE_SECONDS,
         )
         self._runtime = runtime
+        self._extensions = extensions
         self._invoke = invoke
         self._listening: asyncio.Server | None = None
 
@@ -65,4 +67,6 @@ class Server(web.Server):
     async def _route(self, request: web.BaseRequest) -> web.Response:
         if request.path.startswith(runtime_api.PREFIX):
             return await self._runtime.handle(request)
+        if request.path.startswith(extensions_api.PREFIX):
+            return await self._extensions.handle(request)
         return await self._invoke.handle(request)

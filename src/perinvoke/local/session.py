@@ -91,8 +91,8 @@ def run_session(config: LocalConfig, load: Load | None, *, logs: bool) -> int:
 
 
 def warn(line: LogLine) -> None:
-    """Without the log: what the runtime's parent warns of, such as a preload that was refused. Few lines, if any."""
-    if line.stream is Stream.RUNTIME and '"level": "WARN"' in line.text:
+    """Without the log: what the runtime's parent, or an extension, warns of, such as a preload that was refused. Few lines."""
+    if line.stream in (Stream.RUNTIME, Stream.EXTENSION) and '"level": "WARN"' in line.text:
         with suppress(ValueError, OSError):
             print(f"perinvoke: {json.loads(line.text)['message']}", file=sys.stderr)  # noqa: T201
 

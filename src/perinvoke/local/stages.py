@@ -40,6 +40,30 @@ class WorkerStage(Enum):
     GONE = auto()  # its connection or its process has ended
 
 
+class ExtensionStage(Enum):
+    """Where an extension stands."""
+
+    STARTED = auto()  # its process runs
+    REGISTERED = auto()  # it has told its name, and which events it wants
+    READY = auto()  # it has asked for an event: its init is over
+    SHUTTING_DOWN = auto()  # it has been told of the end
+    FAILED = auto()  # it has reported an error
+    ENDED = auto()  # its process has ended
+
+
+# An internal extension, which lives in the runtime, begins with REGISTERED.
+EXTENSION_TRANSITIONS: dict[ExtensionStage, frozenset[ExtensionStage]] = {
+    ExtensionStage.STARTED: frozenset({ExtensionStage.REGISTERED, ExtensionStage.ENDED}),
+    ExtensionStage.REGISTERED: frozenset({
+        ExtensionStage.READY, ExtensionStage.SHUTTING_DOWN, ExtensionStage.FAILED, ExtensionStage.ENDED,
+    }),
+    ExtensionStage.READY: frozenset({ExtensionStage.SHUTTING_DOWN, ExtensionStage.FAILED, ExtensionStage.ENDED}),
+    ExtensionStage.SHUTTING_DOWN: frozenset({ExtensionStage.FAILED, ExtensionStage.ENDED}),
+    ExtensionStage.FAILED: frozenset({ExtensionStage.ENDED}),
+    ExtensionStage.ENDED: frozenset(),
+}  # fmt: skip
+
+
 class Verdict(Enum):
     """What a worker is told about its answer."""
 

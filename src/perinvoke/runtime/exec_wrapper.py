@@ -11,23 +11,21 @@ Where the command isn't such a runtime it is executed as it stands, with one rec
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import runpy
-import shutil
-import subprocess
 import sys
 from contextlib import contextmanager
-from importlib.metadata import version
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from perinvoke.errors import PreloadRefused, SettingError
 from perinvoke.runtime.command import Program, parse_command
-from perinvoke.runtime.config import ISOLATING_HANDLER, read_config
-from perinvoke.runtime.preload import freeze, preload
+from perinvoke.runtime.config import read_config
+from perinvoke.runtime.layer_command import ISOLATING_HANDLER
+from perinvoke.runtime.preload import LAYERS, freeze, preload, preload_isolation
 from perinvoke.runtime.preload_logging import PreloadLogging
 from perinvoke.runtime.process_tree import kill_children
 from perinvoke.runtime.records import Level, Records
@@ -36,6 +34,7 @@ from perinvoke.runtime.start_state import StartState, allow_descriptors
 from perinvoke.runtime.supervisor import Supervisor
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator, Mapping, Sequence
     from types import ModuleType
 
@@ -60,6 +59,7 @@ Without AWS_LAMBDA_MAX_CONCURRENCY, as on ordinary Lambda, COMMAND is executed a
 _EXIT_FAILED = 1
 _EXIT_NOT_EXECUTABLE, _EXIT_NOT_FOUND = 126, 127  # as shells, and Lambda's own bootstrap, tell it
 _MODULE = "perinvoke.runtime"
+_LAYERS_SCRIPT = ("perinvoke", "runtime", "from_layer.py")  # stands for it where the layer isn't on the module search path
 _DESCRIPTORS = 64  # the interpreter, the log, the first modules, and room for what is opened for a moment
 _DESCRIPTORS_PER_WORKER = 3  # a pidfd, a control socket, the duplicate of its connection
 
@@ -68,36 +68,56 @@ class _Unsupported(Exception):  # it is an answer, not a failure
     """The command can't be supervised; the message says why."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Become the runtime; returns an exit code only if that can't be."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+def main(arguments: Sequence[str] | None = None, *, layer: str | None = None) -> int:
+    """Become the runtime; returns an exit code only if that can't be.
+
+    Args:
+        arguments: the options and the command; by default those of this process.
+        layer: the folder that has perinvoke in it, when the layer's ``perinvoke/exec`` runs this.
+    """
+    options = _read(sys.argv[1:] if arguments is None else arguments)
     command: list[str] = options.command
     if options.version:
+        from importlib.metadata import version  # noqa: PLC0415  # cold start: 20 ms
+
         print(f"perinvoke {version('perinvoke')}")  # noqa: T201
         return 0
-    if not command or not command[0]:
-        parser.error("COMMAND is missing: what the platform would run, such as python -m awslambdaric app.handler")
-    if command[0].startswith("-"):
-        parser.error(f"there is no option {command[0]}; after the options comes COMMAND")
     try:
         config = read_config()
     except SettingError as error:
         return _fail_init(error)
     records = Records(as_json=config.logs_as_json, level=config.log_level)
     if config.workers is None:
-        return _execute(command, records)
+        return _run_alone(command, records, layer, is_here=options.in_process)
     try:
         program = _program(command, config)
         if not options.in_process and not _is_here(program):
-            _execute_in_its_interpreter(program, command)
-        return _run(program, command, config, records, may_preload=not options.no_preload)
+            _execute_in_its_interpreter(program, command, layer)
+        return _run(program, command, config, records, layer=layer, may_preload=not options.no_preload)
     except _Unsupported as error:
         records.write(Level.WARN, f"the runtime is not supervised: {error}. It runs as it would without perinvoke-exec")
-        return _execute(command, records)
+    return _run_alone(command, records, layer, is_here=options.in_process)  # what it raises is no consequence of that
+
+
+def _read(arguments: Sequence[str]) -> Any:
+    """The options, and the command. What is wrong ends the process, as argparse does."""
+    if arguments and arguments[0] and not arguments[0].startswith("-"):
+        return SimpleNamespace(version=False, in_process=False, no_preload=False, command=list(arguments))
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    command: list[str] = options.command
+    if options.version:
+        return options
+    if not command or not command[0]:
+        parser.error("COMMAND is missing: what the platform would run, such as python -m awslambdaric app.handler")
+    if command[0].startswith("-"):
+        parser.error(f"there is no option {command[0]}; after the options comes COMMAND")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
+    import argparse  # noqa: PLC0415  # cold start: the platform calls it without options
+
     parser = argparse.ArgumentParser(
         prog="perinvoke-exec",
         usage="perinvoke-exec COMMAND [ARGUMENT ...]",
@@ -115,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(program: Program, command: list[str], config: Config, records: Records, *, may_preload: bool) -> int:
+def _run(program: Program, command: list[str], config: Config, records: Records, *, layer: str | None, may_preload: bool) -> int:
     """Run the program in this process, as the parent of its workers."""
     at_start = StartState()
     _set_path(program)
@@ -128,14 +148,16 @@ def _run(program: Program, command: list[str], config: Config, records: Records,
     logs = PreloadLogging(records)
     if may_preload and config.preload:
         try:
-            seconds = preload(config.preload, *_handlers(program, config))
+            seconds = preload(config.preload, *_handlers(program, config), layers=layer or LAYERS)
         except PreloadRefused as refused:
             told = f"nothing is preloaded: {refused}. Every worker imports for itself, as without PERINVOKE_PRELOAD"
             records.write(Level.WARN, told, event="preload_refused")
             kill_children()
             at_start.restore()
-            _execute_here(program, ["--no-preload", *command], at_start.environ)
+            _execute_here(program, ["--no-preload", *command], at_start.environ, layer)
         records.write(Level.INFO, f"preloaded {', '.join(config.preload)} in {seconds:.2f} s", event="preloaded")
+    elif layer is not None:
+        preload_isolation()
     logs.close()
     freeze()
     address = config.api_address or ""
@@ -233,34 +255,65 @@ def _set_path(program: Program) -> None:
 
 def _is_here(program: Program) -> bool:
     """Whether this is the very interpreter that the command names, and with no other options."""
-    found = shutil.which(program.interpreter)
+    found = _which(program.interpreter)
     if found is None or program.flags:
         return False
     here, there = Path(sys.executable), Path(found).absolute()
     return there.parent == here.parent and there.resolve() == here.resolve()
 
 
-def _execute_in_its_interpreter(program: Program, command: list[str]) -> NoReturn:
+def _which(interpreter: str) -> str | None:
+    if interpreter.startswith("/") and os.access(interpreter, os.X_OK):
+        return interpreter
+    from shutil import which  # noqa: PLC0415  # cold start: the managed runtime's has its whole path
+
+    return which(interpreter)
+
+
+def _execute_in_its_interpreter(program: Program, command: list[str], layer: str | None) -> NoReturn:
     """Go on in the interpreter that the command names.
 
     Raises:
         _Unsupported: it isn't there, or perinvoke isn't.
     """
-    found = shutil.which(program.interpreter)
+    found = _which(program.interpreter)
     if found is None:
         raise _Unsupported(f"there is no {program.interpreter}")
-    check = subprocess.run([found, *program.flags, "-c", f"import {_MODULE}"], capture_output=True, check=False)  # noqa: S603
-    if check.returncode != 0:
-        raise _Unsupported(f"perinvoke can't be imported by {found}, which COMMAND names; this is {sys.executable}")
-    _execute_here(program, command, os.environ, interpreter=found)
+    if layer is None:  # the layer's script finds its perinvoke by itself, and tells if it can't
+        import subprocess  # noqa: PLC0415  # cold start: the managed runtime's command never comes here
+
+        check = subprocess.run([found, *program.flags, "-c", f"import {_MODULE}"], capture_output=True, check=False)  # noqa: S603
+        if check.returncode != 0:
+            raise _Unsupported(f"perinvoke can't be imported by {found}, which COMMAND names; this is {sys.executable}")
+    _execute_here(program, command, os.environ, layer, interpreter=found)
 
 
 def _execute_here(
-    program: Program, arguments: list[str], environ: Mapping[str, str], interpreter: str = sys.executable
+    program: Program, arguments: list[str], environ: Mapping[str, str], layer: str | None, interpreter: str = sys.executable
 ) -> NoReturn:
     """Begin anew, in a process image that has nothing of this one's."""
-    again = [interpreter, *program.flags, "-m", _MODULE, "--in-process", *arguments]
+    start = ["-m", _MODULE] if layer is None else [os.path.join(layer, *_LAYERS_SCRIPT)]  # noqa: PTH118  # a command's word
+    again = [interpreter, *program.flags, *start, "--in-process", *arguments]
     os.execve(interpreter, again, environ)  # noqa: S606  # no shell is wanted
+
+
+def _run_alone(command: list[str], records: Records, layer: str | None, *, is_here: bool) -> int:
+    """Run the command without supervision.
+
+    From the layer in this process, if that can be: the handler is perinvoke's, which may be found nowhere else.
+    """
+    if layer is None:
+        return _execute(command, records)
+    program = parse_command(command)
+    if program is not None and (is_here or _is_here(program)):
+        _set_path(program)
+        _run_program(program)
+        return 0
+    if program is not None and _which(program.interpreter) is not None:
+        _execute_in_its_interpreter(program, command, layer)
+    if "PYTHONPATH" in os.environ:  # where it isn't set, the managed runtime adds the layers
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ["PYTHONPATH"], layer)))
+    return _execute(command, records)
 
 
 def _execute(command: list[str], records: Records) -> int:

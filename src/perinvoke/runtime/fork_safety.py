@@ -17,8 +17,8 @@ import signal
 import socket
 import stat
 import threading
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from perinvoke.runtime.process_tree import children
 
@@ -29,8 +29,7 @@ _TIMERS = {
 }
 
 
-@dataclass(frozen=True)
-class Belongings:
+class Belongings(NamedTuple):
     """What the process owned at one moment.
 
     Attributes:

@@ -8,8 +8,7 @@ import os
 import signal
 import sys
 import traceback
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from perinvoke.environment import supervised
 from perinvoke.runtime.mailbox import REPLACES, Mailbox, RuntimeClient
@@ -44,8 +43,7 @@ class Supervision:
         self._record.replace_at(at_monotonic, timeout_seconds)
 
 
-@dataclass(frozen=True)
-class Inherited:
+class Inherited(NamedTuple):
     """What a worker has from its parent.
 
     Attributes:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perinvoke.errors import PreloadRefused
-from perinvoke.runtime.fork_safety import left_between, look
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,22 +21,22 @@ HANDLER = "handler"  # in PERINVOKE_PRELOAD: the module of the function's own ha
 # What every worker of awslambdaric loads by itself soon after the fork; none of it owns anything. And what isolated invocations
 # load when they first need it.
 _RUNTIME = (
-    *("concurrent.futures.thread", "http.client", "json", "logging", "decimal", "encodings.idna"),
+    *("concurrent.futures.thread", "json", "logging", "decimal"),
     *("awslambdaric.bootstrap", "awslambdaric.lambda_config", "awslambdaric.lambda_literals"),
 )
-_PERINVOKE = (
-    *("perinvoke.worker", "perinvoke.sharing.locks", "perinvoke.sharing.files", "perinvoke.invocation.state"),
-    *("perinvoke.environment.orphans", "perinvoke.environment.disk_usage"),
+_EVERY_INVOCATION = (
+    *("perinvoke.handler", "perinvoke.worker", "perinvoke.environment.orphans", "perinvoke.environment.disk_usage"),
+    *(f"perinvoke.invocation.{name}" for name in ("deadline_watch", "process_timer", "measures", "stacks")),
 )
-_FOR_ISOLATED = ("pathlib", "tempfile", "subprocess", "shutil", "contextvars", "ctypes")
+# What is likely to be used and takes little. Not what InvocationState takes (25 ms): a module that has one brings it.
+_LIKELY = ("pathlib", "perinvoke.sharing.locks", "perinvoke.sharing.files")
 
 _THRESHOLDS = gc.get_threshold()
 
-# Where Lambda looks for a function's code, and for that of its layers.
-_LAYERS = "/opt/python"
+LAYERS = "/opt/python"  # where the managed runtime looks for the layers' code
 
 
-def preload(names: Sequence[str], own_handler: str, called: str) -> float:
+def preload(names: Sequence[str], own_handler: str, called: str, *, layers: str = LAYERS) -> float:
     """Import what is named, in this order; returns how many seconds it took.
 
     Afterwards everything is frozen (``gc.freeze``), so that no worker's garbage collection touches, and so copies, a shared page.
@@ -46,12 +45,15 @@ def preload(names: Sequence[str], own_handler: str, called: str) -> float:
         names: modules; ``handler`` stands for the module of the function's own handler.
         own_handler: the function's own handler, as Lambda names it.
         called: the handler that the runtime calls; perinvoke's where it isolates the function's own.
+        layers: the folder with the layers' code.
 
     Raises:
         PreloadRefused: a module can't be imported, or leaves something that doesn't survive a fork; nothing is undone.
     """
+    from perinvoke.runtime.fork_safety import left_between, look  # noqa: PLC0415  # cold start: only where something is preloaded
+
     started = time.monotonic()
-    _find_code()
+    _find_code(layers)
     gc.set_threshold(0)  # so that no collection in between leaves holes that workers would fill
     for name in _RUNTIME:
         importlib.import_module(name)
@@ -103,17 +105,48 @@ def _import(name: str) -> None:
         raise PreloadRefused(f"importing {name} ended with {type(error).__name__}: {error}") from error
 
 
+def preload_isolation() -> None:
+    """Import what every isolated invocation needs, and nothing of the function's: each worker would pay for it otherwise."""
+    gc.set_threshold(0)
+    _import_own("concurrent.futures.thread", *_EVERY_INVOCATION)
+
+
 def _import_what_isolated_needs(called: str) -> None:
     """Without perinvoke in it, the function needs none of this."""
-    if "perinvoke.handler" not in sys.modules and not called.startswith("perinvoke."):
+    if "perinvoke.handler" in sys.modules or called.startswith("perinvoke."):
+        _import_own(*_EVERY_INVOCATION, *_LIKELY)
+
+
+def _import_own(*names: str) -> None:
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError:  # a part of the layer is missing: who uses it is told
+            continue
+
+
+def _find_code(layers: str) -> None:
+    """The folders that the runtime looks in; the managed one adds them itself later, in this order, and reads their ``.pth``."""
+    version = f"{layers}/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    # As the managed one does it: with PYTHONPATH the function says itself where its layers are.
+    of_layers = () if "PYTHONPATH" in os.environ else (layers, version)
+    folders = [folder for folder in (*of_layers, os.environ.get("LAMBDA_TASK_ROOT", "")) if folder and Path(folder).is_dir()]
+    for folder in folders:
+        sys.path.insert(0, folder)
+    for folder in reversed(folders):
+        for listed in sorted(Path(folder).glob("*.pth")):
+            _add_folders_of(listed)
+
+
+def _add_folders_of(listed: Path) -> None:
+    """Add what a ``.pth`` file lists. What it would run is left to the runtime, which would run it again."""
+    try:
+        lines = listed.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):  # the runtime tells
         return
-    for name in ("perinvoke.handler", *_FOR_ISOLATED, *_PERINVOKE):
-        importlib.import_module(name)
-
-
-def _find_code() -> None:
-    """The folders that the runtime looks in, as far as they aren't on the path yet; the managed one adds them itself later."""
-    version = f"{_LAYERS}/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
-    for folder in (_LAYERS, version, os.environ.get("LAMBDA_TASK_ROOT", "")):
-        if folder and folder not in sys.path and Path(folder).is_dir():
-            sys.path.insert(0, folder)
+    for line in lines:
+        if not line.strip() or line.startswith(("#", "import ", "import\t")):
+            continue
+        folder = str(listed.parent / line.strip())
+        if folder not in sys.path and Path(folder).is_dir():
+            sys.path.append(folder)

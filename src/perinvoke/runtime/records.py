@@ -41,12 +41,13 @@ class Records:
         if level.value < self._least:
             return
         line = _as_json(level, message, fields) if self._as_json else _as_text(level, message)
-        stderr = sys.__stderr__.fileno() if sys.__stderr__ else 2
-        if not _takes_more(stderr):
+        if sys.__stderr__ is None:  # it was closed when this process began, and its number may be another's
             return
         try:
-            os.write(stderr, f"{line}\n".encode())  # in one write, so that lines of others come whole
-        except (OSError, ValueError):
+            stderr = sys.__stderr__.fileno()
+            if _takes_more(stderr):
+                os.write(stderr, f"{line}\n".encode())  # in one write, so that lines of others come whole
+        except (OSError, ValueError):  # among them, that it was closed since
             pass
 
 

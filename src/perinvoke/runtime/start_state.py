@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
+
+from perinvoke.stdlib_resource import resource
 
 
 class StartState:

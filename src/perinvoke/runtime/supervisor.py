@@ -21,8 +21,7 @@ import socket
 import time
 import traceback
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from perinvoke.exit_code import describe_exit
 from perinvoke.runtime.early_deaths import EarlyDeaths
@@ -50,8 +49,7 @@ _TICK_SECONDS = 1.0  # how often it looks after what no event tells: counters, o
 _PRECISE_TICK_SECONDS = 0.05  # once some worker may have to be replaced at a certain moment
 
 
-@dataclass(frozen=True)
-class _Answer:
+class _Answer(NamedTuple):
     """What the caller of an invocation that has lost its worker is told."""
 
     request_id: str
@@ -60,17 +58,17 @@ class _Answer:
     message: str
 
 
-@dataclass
 class _Loss:
     """A worker that has ended, and what is done about it."""
 
-    seat: Seat
-    pid: int
-    code: int
-    how: str
-    delay_seconds: float
-    answer: _Answer | None
-    told: str = ""
+    def __init__(self, seat: Seat, *, pid: int, code: int, how: str, delay_seconds: float, answer: _Answer | None) -> None:
+        self.seat = seat
+        self.pid = pid
+        self.code = code
+        self.how = how
+        self.delay_seconds = delay_seconds
+        self.answer = answer
+        self.told = ""
 
 
 class CrashLoop(SystemExit):
@@ -239,7 +237,9 @@ class Supervisor:
         living = sum(bool(other.pid) for other in self._seats)
         is_over = self._end.is_stopping or self._early_deaths.is_crash_loop(workers=len(self._seats), living=living)
         delay = _FOREVER if is_over else self._early_deaths.delay_seconds(ready=seat.is_ready)
-        return _Loss(seat, pid, code, how, delay, self._settle(seat, how, is_replaced=not delay))
+        return _Loss(
+            seat, pid=pid, code=code, how=how, delay_seconds=delay, answer=self._settle(seat, how, is_replaced=not delay)
+        )
 
     def _answer(self, loss: _Loss) -> None:
         if loss.answer is not None:

@@ -9,6 +9,7 @@ from perinvoke.environment.names import encoded_length, is_text
 from perinvoke.environment.shared_file import Request
 from perinvoke.errors import SharedFileError
 from perinvoke.sharing.asker import asker, audience, settings
+from perinvoke.sharing.aws import boto3_client
 from perinvoke.sharing.root import Root
 
 TYPE_CHECKING = False
@@ -67,7 +68,7 @@ class SharedFile:
             bucket: the bucket's name.
             key: the object's key.
             max_age_seconds: how long an ETag is trusted.
-            client: a boto3 S3 client; None: one made with boto3's defaults and kept.
+            client: a boto3 S3 client; None: ``boto3_client("s3")``.
 
         Raises:
             MissingExtra: boto3 isn't installed.
@@ -76,6 +77,7 @@ class SharedFile:
         from perinvoke.environment import s3_object  # noqa: PLC0415  # optional dependency: boto3
 
         _check_age(key, max_age_seconds)
+        client = client or boto3_client("s3")
         for attempt in range(_S3_ATTEMPTS):
             try:
                 return _get(s3_object.ObjectRequest(bucket, key, max_age_seconds=max_age_seconds, client=client))

@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from perinvoke.sharing.asker import Asker
+
 _SUFFIX = ".lock"
 _MAX_NAME_BYTES = 255  # of one part of a path, on every file system that Lambda has
 
@@ -42,6 +44,12 @@ def file_lock(name: str | Path, *, shared: bool = False, timeout: float | None =
         return FileLock(_beside(name), shared=shared, timeout=timeout, owner=asker)
     home = Root(settings())
     return FileLock(_below(home.root, name), shared=shared, timeout=timeout, owner=asker, home=home)
+
+
+def lock_of(name: str, owner: Asker) -> FileLock:
+    """``file_lock(name)`` of one owner, in whatever thread it is used."""
+    home = Root(settings())
+    return FileLock(_below(home.root, name), shared=False, timeout=None, owner=lambda: owner, home=home)
 
 
 def _below(root: str, name: str) -> str:

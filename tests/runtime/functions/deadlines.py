@@ -1,4 +1,4 @@
-"""A function that is still at it when its deadline comes, in every way the README's table names; each ends by itself at last."""
+"""A function that is still at it when its deadline comes, in every way docs/deadlines.md names; each ends by itself at last."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from perinvoke import current, isolated
 
-LAST_SECONDS = 5.0  # what nothing can interrupt, ends then: 2 seconds after the platform's cut
+LAST_SECONDS = 9.0  # what nothing can interrupt, ends then: 4 seconds after the platform's cut
 POOL = ThreadPoolExecutor(4)
 LIBRARY = ctypes.CDLL(None)
 
@@ -76,7 +76,7 @@ WAYS = {
     "`with ThreadPoolExecutor()`, which waits for its threads": _with_pool,
     "a handler that swallows `Exception`": lambda: _swallow(Exception),
     "a handler that swallows `BaseException`": lambda: _swallow(BaseException),
-    "a call of C that returns before the platform's cut": lambda: stuck_in_c(2.4),
+    "a call of C that returns before the platform's cut": lambda: stuck_in_c(3.0),
     "a call of C that returns later": lambda: stuck_in_c(LAST_SECONDS),
 }
 

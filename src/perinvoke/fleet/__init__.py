@@ -1,0 +1,1 @@
+"""What holds over all execution environments of a function, and over all functions: the third scope of sharing."""

@@ -1,0 +1,1 @@
+"""``perinvoke layer publish``: the same bytes once in each region."""
