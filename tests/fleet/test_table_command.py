@@ -182,6 +182,23 @@ def test_an_empty_table_without_ttl_is_finished(table: Run, dynamodb: DynamoDb) 
     assert table("describe", name).returncode == 0
 
 
+@pytest.mark.parametrize("unknown", [{"UpdateTimeToLive"}, {"UpdateTimeToLive", "DescribeTimeToLive"}])
+def test_where_the_server_has_no_ttl_the_table_is_made_without(
+    table: Run, dynamodb: DynamoDb, monkeypatch: pytest.MonkeyPatch, name: str, unknown: set[str]
+) -> None:
+    monkeypatch.setattr(dynamodb, "faults", lambda operation, body: "UnknownOperationException" if operation in unknown else None)
+    for _ in ("made", "there and empty"):
+        done = table("create", name)
+        assert done.returncode == 0, done.stderr
+        assert "PerinvokeTable" in done.stdout
+    if "DescribeTimeToLive" in unknown:
+        shown = table("describe", name)
+        assert shown.returncode == 0, shown.stderr
+        assert "old records are never removed" in shown.stdout
+    else:
+        assert f"{dynamodb.url} doesn't know that request" in done.stderr
+
+
 def test_ttl_is_never_turned_on_where_items_are(table: Run, dynamodb: DynamoDb) -> None:
     name = dynamodb.table()
     dynamodb.client().put_item(TableName=name, Item={"id": {"S": "an order"}, "expiration": {"N": "1"}})

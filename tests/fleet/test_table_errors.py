@@ -23,7 +23,7 @@ from perinvoke.fleet.dynamodb import (
     transact,
     update_versioned,
 )
-from perinvoke.fleet.errors import TableForbidden, TableMissing, TableSchemaError, TableUnavailable
+from perinvoke.fleet.errors import TableError, TableForbidden, TableMissing, TableSchemaError, TableUnavailable
 from stalls import repeated_after_a_stall
 
 if TYPE_CHECKING:
@@ -99,6 +99,19 @@ def test_a_missing_table_is_named_with_its_region_and_how_to_make_it(dynamodb: D
     assert raised.value.action == f"dynamodb:{FIRST[use]}"
     for told in ("'nowhere'", "eu-west-1", "perinvoke table create nowhere"):
         assert told in str(raised.value)
+
+
+@every_use
+def test_what_a_server_cannot_do_that_is_not_dynamodb_is_told(
+    dynamodb: DynamoDb, monkeypatch: pytest.MonkeyPatch, use: str
+) -> None:
+    table = dynamodb.table()
+    monkeypatch.setattr(dynamodb, "faults", lambda operation, body: "UnknownOperationException")
+    with dynamodb.counted() as operations, pytest.raises(TableError) as raised:
+        USES[use](table, dynamodb.client())
+    assert raised.value.table == table
+    assert f"has no {operations[0]}:" in str(raised.value)
+    assert len(operations) == 1
 
 
 @pytest.fixture

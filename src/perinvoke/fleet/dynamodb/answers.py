@@ -2,7 +2,7 @@
 
 A call was answered, refused by its own condition, or met trouble that passes: it was throttled, stood in the way of another
 write, or its answer was lost. Trouble is repeated (``insist.py``). What won't pass is raised: a table that isn't there, has
-another key or may not be touched.
+another key or may not be touched; a server that isn't DynamoDB and can't do it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError, ConnectionError, HTTPClientError  #
 
 from perinvoke.errors import FixConfiguration
 from perinvoke.fleet.dynamodb.attempts import is_no_answer, never_sent
-from perinvoke.fleet.errors import TableForbidden, TableMissing, TableSchemaError, TransactionMismatch
+from perinvoke.fleet.errors import TableError, TableForbidden, TableMissing, TableSchemaError, TransactionMismatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -159,6 +159,7 @@ def answer_of(error: Exception, step: Call, region: str, *, lost: bool | None = 
         TableMissing: there is no such table.
         TableSchemaError: its key is another one, or an attribute has another type.
         TableForbidden: the role's policy doesn't allow the action.
+        TableError: whoever answers there doesn't know the operation.
         TransactionMismatch: its token was used for another transaction.
         FixConfiguration: a transaction has two actions on one item.
     """
@@ -202,6 +203,13 @@ def _raise_what_will_not_pass(error: ClientError, code: str, step: Call, region:
     if code in _FORBIDDEN:
         raise TableForbidden(
             f"the function's role may not do {action} on table {table!r}: add that action to its policy ({message})",
+            table=table,
+            action=action,
+        ) from error
+    if code == "UnknownOperationException":
+        raise TableError(
+            f"the server that answers for table {table!r} has no {step.name}: it is an emulator, or another database that speaks "
+            "as DynamoDB does. What needs it can't be used there; point the endpoint to a server that has it, or to DynamoDB",
             table=table,
             action=action,
         ) from error

@@ -50,12 +50,17 @@ class Call:
         return str(name)
 
     @property
+    def name(self) -> str:
+        """What it is, as DynamoDB names it: ``UpdateItem``."""
+        return "".join(word.capitalize() for word in self.operation.split("_"))
+
+    @property
     def action(self) -> str:
         """What it is, as IAM names it: ``dynamodb:UpdateItem``. A transaction is what its actions are."""
         if self.operation == "transact_write_items":
             kinds = sorted({kind for action in self.parameters.get("TransactItems", []) for kind in action})
             return ", ".join(f"dynamodb:{kind}Item" for kind in kinds)
-        return "dynamodb:" + "".join(word.capitalize() for word in self.operation.split("_"))
+        return f"dynamodb:{self.name}"
 
     def __repr__(self) -> str:
         return f"<Call {self.operation} {self.parameters}>"

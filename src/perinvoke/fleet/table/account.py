@@ -11,7 +11,7 @@ from botocore.exceptions import BotoCoreError
 
 from perinvoke.aws_refusals import ERRORS, Kind, not_allowed, refusal_of, why_no_client
 from perinvoke.fleet.errors import TableError, TableForbidden, TableMissing, TableUnavailable
-from perinvoke.fleet.table.shape import table_of
+from perinvoke.fleet.table.shape import NO_TTL, table_of
 
 if TYPE_CHECKING:
     from perinvoke.aws_refusals import Refusal
@@ -30,6 +30,10 @@ class Objection(TableError):
     """
 
     code: str
+
+
+class Unsupported(TableError):
+    """Whoever answers there doesn't know the request: an emulator, or another database that speaks as DynamoDB does."""
 
 
 class Account:
@@ -61,6 +65,7 @@ class Account:
             TableForbidden: the credentials don't allow the action.
             TableUnavailable: throttled, or nobody answered.
             Objection: the table is being changed, or is what the request asks for already.
+            Unsupported: the server isn't DynamoDB, and can't do it.
             TableError: whatever else AWS or botocore say.
         """
         began = time.monotonic()
@@ -76,7 +81,10 @@ class Account:
         description = self.ask("describe_table", "dynamodb:DescribeTable")["Table"]
         ttl: dict[str, Any] = {}
         if description.get("TableStatus") not in {"CREATING", "DELETING"}:  # it is not to be asked for then
-            ttl = self.ask("describe_time_to_live", "dynamodb:DescribeTimeToLive").get("TimeToLiveDescription", {})
+            try:
+                ttl = self.ask("describe_time_to_live", "dynamodb:DescribeTimeToLive").get("TimeToLiveDescription", {})
+            except Unsupported:
+                ttl = {"TimeToLiveStatus": NO_TTL}
         return table_of(description, ttl)
 
     def _refused(self, action: str, refusal: Refusal, waited_seconds: float, error: Exception) -> NoReturn:
@@ -87,6 +95,9 @@ class Account:
         if code in {"ResourceNotFoundException", "TableNotFoundException"}:
             text = f"there is no {about} in {self.region}, in the account of these credentials"
             raise TableMissing(f"{text}. Make it: perinvoke table create", **where) from error
+        if code == "UnknownOperationException":
+            text = f"the server at {self._client.meta.endpoint_url} doesn't know that request: it isn't DynamoDB"
+            raise Unsupported(f"{action} on {about}: {text}", **where) from error
         if refusal.kind is Kind.FORBIDDEN:
             raise TableForbidden(not_allowed(action, about, self.region, refusal), **where) from error
         if refusal.kind in {Kind.BUSY, Kind.UNREACHABLE}:

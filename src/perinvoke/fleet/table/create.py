@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from perinvoke.errors import TryAgain
 from perinvoke.fleet.errors import TableMissing, TableSchemaError
-from perinvoke.fleet.table.account import Objection
+from perinvoke.fleet.table.account import Objection, Unsupported
 from perinvoke.fleet.table.shape import DEFINITION, TTL_DEFINITION, beyond_repair
 
 if TYPE_CHECKING:
@@ -62,11 +62,15 @@ def _create(account: Account, tell: Tell) -> Table:
             action="dynamodb:CreateTable",
         )
     if not table.needs_ttl:
-        tell(f"table {table.name!r} was there and fits.")
+        tell(f"table {table.name!r} is ready." if made else f"table {table.name!r} was there and fits.")
         return table
     if not made:
         _check_empty(account, table)
-    _turn_ttl_on(account)
+    try:
+        _turn_ttl_on(account)
+    except Unsupported as error:
+        tell(f"table {table.name!r} is there, without TTL: all works, but old records are never removed. ({error})")
+        return table
     tell(f"table {table.name!r} is ready." if made else f"table {table.name!r} was there, empty and without TTL; now it fits.")
     return account.described()
 

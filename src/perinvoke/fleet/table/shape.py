@@ -28,6 +28,9 @@ DEFINITION: dict[str, Any] = {
 }
 TTL_DEFINITION: dict[str, Any] = {"AttributeName": TTL, "Enabled": True}
 
+# The status of its TTL where the server, an emulator, has none.
+NO_TTL = "none"
+
 # DynamoDB's rule for names.
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{3,255}")
 _ARN = re.compile(r"arn:[a-z-]+:dynamodb:([a-z0-9-]+):\d{12}:table/([a-zA-Z0-9_.-]{3,255})")
@@ -54,7 +57,7 @@ class Table:
     Attributes:
         key: name, type and role (``HASH`` or ``RANGE``) of its key attributes.
         capacity: units of reading and writing; None where it is on demand.
-        ttl_status: ``ENABLED``, ``ENABLING``, ``DISABLING`` or ``DISABLED``.
+        ttl_status: ``ENABLED``, ``ENABLING``, ``DISABLING`` or ``DISABLED``; ``NO_TTL``.
         replicas: region and status of those in other regions, without data (witnesses) too.
         consistency: between regions: ``STRONG`` or ``EVENTUAL``; None where there is one region.
     """
@@ -89,7 +92,7 @@ class Table:
     @property
     def needs_ttl(self) -> bool:
         """Whether it lacks it and could have it."""
-        return not self.ttl_is_on and self.consistency != "STRONG"
+        return not self.ttl_is_on and self.consistency != "STRONG" and self.ttl_status != NO_TTL
 
     @property
     def is_global_and_late(self) -> bool:
@@ -180,6 +183,8 @@ def notes_about(table: Table) -> list[str]:
             "with multi-region strong consistency DynamoDB has neither transactions nor TTL: remove records yourself whose "
             f"{TTL} (seconds since 1970) is past."
         )
+    if table.ttl_status == NO_TTL:
+        notes.append("the server isn't DynamoDB, and has no TTL: all works, but old records are never removed.")
     if table.capacity is not None:
         notes.append("its capacity is provisioned: what exceeds it is throttled. On demand it isn't.")
     return notes
