@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import boto3
 import pytest
 from awslambdaric.lambda_context import LambdaContext
 
 from aws_server import answer
 from perinvoke import isolated
+from perinvoke.errors import FixConfiguration
 from perinvoke.fleet import caller
 from perinvoke.fleet.dynamodb import (
     LeaseLock,
@@ -112,6 +115,44 @@ def test_what_a_server_cannot_do_that_is_not_dynamodb_is_told(
     assert raised.value.table == table
     assert f"has no {operations[0]}:" in str(raised.value)
     assert len(operations) == 1
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "a resource": (lambda **account: boto3.resource("dynamodb", **account), "resource"),
+    "a table": (lambda **account: boto3.resource("dynamodb", **account).Table("table"), "resource"),
+    "a resource's client": (lambda **account: boto3.resource("dynamodb", **account).meta.client, "takes Python's values"),
+    "another service's": (lambda **account: boto3.client("s3", **account), "client for s3"),
+    "a session": (lambda **account: boto3.session.Session(), "no client"),
+}
+
+
+@every_use
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_no_low_level_client_is_said_before_anything_is_sent(dynamodb: DynamoDb, use: str, kind: str) -> None:
+    make, says = WRONG[kind]
+    client = make(**dynamodb.account())
+    with dynamodb.counted() as operations, pytest.raises(FixConfiguration, match=says) as raised:
+        USES[use]("table", client)
+    assert not operations
+    assert not isinstance(raised.value, TableError)
+    assert "boto3.client('dynamodb')" in str(raised.value)
+
+
+class AsyncClient:
+    """As aiobotocore's: what it returns has to be awaited."""
+
+    meta = SimpleNamespace(endpoint_url="http://localhost", events=None)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        async def operation(**parameters: Any) -> None: ...
+
+        return operation
+
+
+@every_use
+def test_an_async_client_is_refused(use: str) -> None:
+    with pytest.raises(FixConfiguration, match="which is async"):
+        USES[use]("table", AsyncClient())
 
 
 @pytest.fixture

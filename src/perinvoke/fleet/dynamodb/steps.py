@@ -12,6 +12,7 @@ import time
 from perinvoke.fleet.caller import runs_at_most_seconds
 from perinvoke.fleet.dynamodb.answers import Answered, answer_of
 from perinvoke.fleet.dynamodb.attempts import Attempts
+from perinvoke.fleet.dynamodb.called import refuse_awaitable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ async def run_beside_loop(protocol: Protocol[Result], client: Any) -> Result:
 
 
 def call(client: Any, step: Call) -> Answer:
-    """Make one call and tell what came of it. Raises what is nobody's answer: wrong parameters, no credentials."""
+    """Make one call and tell what came of it. Raises what is nobody's answer: wrong parameters, no credentials, a coroutine."""
     attempts = Attempts(once=step.once)
     try:
         response = attempts.made_by(client, getattr(client, step.operation), step.parameters)
@@ -137,4 +138,5 @@ def call(client: Any, step: Call) -> Answer:
         if answer is None:
             raise
         return answer
+    refuse_awaitable(response, f"client is {client!r}, which is async: pass one of boto3's, boto3.client('dynamodb')")
     return Answered(response, lost=attempts.lost())
