@@ -15,6 +15,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from moto.dynamodb.models.table import Table
 
+from aws_server import AwsServer, answer
 from perinvoke.cli import main
 from perinvoke.fleet.table.shape import DEFINITION, TTL_DEFINITION
 from processes import wait_until
@@ -180,6 +181,14 @@ def test_an_empty_table_without_ttl_is_finished(table: Run, dynamodb: DynamoDb) 
     assert done.returncode == 0, done.stderr
     assert "empty and without TTL; now it fits" in done.stderr
     assert table("describe", name).returncode == 0
+
+
+@pytest.mark.parametrize("verb", ["create", "describe"])
+def test_what_answers_and_is_not_aws_is_told(table: Run, name: str, verb: str) -> None:
+    with AwsServer(lambda line: answer(b"<html>welcome</html>")) as server:
+        done = table(verb, name, "--endpoint-url", server.url)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "there was an answer, but none of AWS: it has no Table." in done.stderr
 
 
 @pytest.mark.parametrize("unknown", [{"UpdateTimeToLive"}, {"UpdateTimeToLive", "DescribeTimeToLive"}])

@@ -47,9 +47,12 @@ class Patience:
         clock: what it goes by.
         first_seconds: the bound of the first pause.
         last_seconds: the bound that pauses grow to.
+
+    Attributes:
+        pauses: how many there were.
     """
 
-    __slots__ = ("_bound", "_last", "_until", "clock", "started")
+    __slots__ = ("_bound", "_last", "_until", "clock", "pauses", "started")
 
     def __init__(
         self, seconds: float, clock: Clock, *, first_seconds: float = _FIRST_SECONDS, last_seconds: float = _LAST_SECONDS
@@ -59,6 +62,7 @@ class Patience:
         self._until = self.started + seconds
         self._bound = first_seconds
         self._last = last_seconds
+        self.pauses = 0
 
     def left(self) -> float:
         """Seconds; never below 0."""
@@ -70,6 +74,7 @@ class Patience:
 
     def pause(self) -> float | None:
         """How long to pause next; None when there would be no time left for what comes after it."""
+        self.pauses += 1
         pause = self.clock.uniform(0.0, self._bound)
         self._bound = min(self._bound * 2, self._last)
         left = self.left()

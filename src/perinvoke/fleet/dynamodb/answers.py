@@ -11,6 +11,7 @@ import enum
 import re
 
 from botocore.exceptions import ClientError, ConnectionError, HTTPClientError  # noqa: A004  # botocore's own
+from botocore.parsers import ResponseParserError
 
 from perinvoke.errors import FixConfiguration
 from perinvoke.fleet.dynamodb.attempts import is_no_answer, never_sent
@@ -144,6 +145,24 @@ class Trouble:
 
     def __repr__(self) -> str:
         return f"<Trouble {self.kind.value}: {self.error!r}>"
+
+
+def answer_in(response: dict[str, Any], *, lost: bool | None) -> Answer:
+    """What a response says that came without an error: that it was carried out; or that somebody else has answered.
+
+    botocore takes any page for an answer, and of many requests the answer is empty. So the wrong endpoint, or a proxy, would be
+    taken for a DynamoDB that has carried everything out.
+    """
+    answered = Answered(response, lost=lost)
+    metadata = response.get("ResponseMetadata", {})
+    headers = metadata.get("HTTPHeaders", {}) if isinstance(metadata, dict) else {}
+    kind = headers.get("content-type", "") if isinstance(headers, dict) else ""
+    if "html" not in kind:  # what else it may be called isn't looked at: emulators aren't careful with it
+        return answered
+    error = ResponseParserError(
+        f"a page, {kind}, came, and no DynamoDB answers so: check the endpoint, and proxies on the way to it"
+    )
+    return Trouble(TroubleKind.LOST, error, attempts=1 + _repetitions(response), lost=True)
 
 
 def answer_of(error: Exception, step: Call, region: str, *, lost: bool | None = None) -> Answer | None:

@@ -29,7 +29,7 @@ from perinvoke.fleet.dynamodb.insist import insist
 from perinvoke.fleet.dynamodb.states import CONSTANTS, Idempotency
 from perinvoke.fleet.dynamodb.steps import Call, Pause
 from perinvoke.fleet.dynamodb.values import plain
-from perinvoke.fleet.errors import PayloadMismatch, TableSchemaError
+from perinvoke.fleet.errors import PayloadMismatch, TableSchemaError, TableUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -150,7 +150,14 @@ def begin(run: Run, runs_seconds: Callable[[], float], patience: Patience, *, wa
         PayloadMismatch: the record's payload is another one.
         TableUnavailable: there was no answer all that time. If ``run.in_doubt``, it may have begun: ``forget`` it.
     """
+    paused = -1
     while True:
+        if patience.pauses == paused:  # gone as soon as it was refused: others come and go, or the server is of two minds
+            pause = patience.pause()
+            if pause is None:
+                raise _never_the_same(run, patience)
+            yield Pause(pause)
+        paused = patience.pauses
         run.in_doubt = True
         answer = yield from insist(
             lambda: Idempotency.BEGIN.call(run.table, run.record_key, run.beginning(runs_seconds())), patience
@@ -164,6 +171,19 @@ def begin(run: Run, runs_seconds: Callable[[], float], patience: Patience, *, wa
             found = yield from _wait(run, found, patience)
         if found.state not in Idempotency.BEGIN.starts:
             return found
+
+
+def _never_the_same(run: Run, patience: Patience) -> TableUnavailable:
+    waited = patience.waited_seconds()
+    return TableUnavailable(
+        f"{run.name} can't begin for key {run.key!r}: for {waited:.3f} s its record in table {run.table!r} was there at each "
+        "write, and gone at each look. Try again later.",
+        table=run.table,
+        action="dynamodb:UpdateItem",
+        attempts=patience.pauses,
+        waited_seconds=waited,
+        carried_out=False,
+    )
 
 
 def _wait(run: Run, found: Found, patience: Patience) -> Steps[Found]:

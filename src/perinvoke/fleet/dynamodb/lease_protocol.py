@@ -31,7 +31,7 @@ from perinvoke.fleet.dynamodb.insist import insist
 from perinvoke.fleet.dynamodb.states import CONSTANTS, Lease
 from perinvoke.fleet.dynamodb.steps import Call, Pause
 from perinvoke.fleet.dynamodb.values import plain
-from perinvoke.fleet.errors import LeaseTimeout, TableSchemaError, TableUnavailable
+from perinvoke.fleet.errors import LeaseTimeout, TableError, TableSchemaError, TableUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -162,6 +162,7 @@ def acquire(terms: Terms, lease_seconds: Callable[[], float], patience: Patience
         LeaseTimeout: others held it all that time.
         TableUnavailable: there was no answer all that time. The lease may have been taken: ``release`` it.
         TableSchemaError: what is there is no lease.
+        TableError: the server says that it has written it, and hasn't.
     """
     sighting = Sighting(terms.clock)
     untils: dict[int, float] = {}  # until when, on our monotonic clock, by the published end of each request that was made
@@ -175,11 +176,18 @@ def acquire(terms: Terms, lease_seconds: Callable[[], float], patience: Patience
         untils.setdefault(values["deadline_ms"], asked_monotonic + lasts)  # of two in one millisecond the earlier counts
         return Lease.TAKE.call(terms.table, terms.record_key, values)
 
+    paused = -1
     while True:
+        if patience.pauses == paused:  # free as soon as it was refused: others are quicker, or the server is of two minds
+            pause = patience.pause()
+            if pause is None:
+                raise not_to_be_had(terms.table, terms.key, patience.waited_seconds(), None)
+            yield Pause(pause)
+        paused = patience.pauses
         answer = yield from insist(take, patience)
         record: Mapping[str, Any]
         if isinstance(answer, Answered):
-            record = parse(terms, answer.attributes)
+            record = parse(terms, answer.attributes) or (yield from _written(terms, patience))
         else:
             record = yield from _wait_until_takeable(terms, answer.item, sighting, patience)
         if record.get("owner") == terms.owner:
@@ -188,12 +196,30 @@ def acquire(terms: Terms, lease_seconds: Callable[[], float], patience: Patience
             return Taken(terms.token, until)
 
 
+def _written(terms: Terms, patience: Patience) -> Steps[Mapping[str, Any]]:
+    """What stands there after a write whose answer doesn't tell, though it was asked to."""
+    answer = yield from insist(_look(terms), patience)
+    assert isinstance(answer, Answered)  # a read has no condition
+    record = parse(terms, answer.item)
+    if "owner" not in record:
+        raise TableError(
+            f"lease {terms.key!r} was written to table {terms.table!r}, says whoever answers there, and nothing was: it isn't "
+            "DynamoDB, or a stand-in for a client that says yes to everything. A stand-in has to tell what UpdateItem wrote.",
+            table=terms.table,
+            action="dynamodb:UpdateItem",
+        )
+    return record
+
+
+def _look(terms: Terms) -> Call:
+    return Call("get_item", {"TableName": terms.table, "Key": {KEY: {"S": terms.record_key}}, "ConsistentRead": True})
+
+
 def _wait_until_takeable(terms: Terms, found: Item | None, sighting: Sighting, patience: Patience) -> Steps[Mapping[str, Any]]:
     """Read until the record says that the lease may be taken, or that it is ours.
 
     Who was refused and not told why, by a DynamoDB that can't, reads at once: it may have been refused because it is ours.
     """
-    call = Call("get_item", {"TableName": terms.table, "Key": {KEY: {"S": terms.record_key}}, "ConsistentRead": True})
     record = None if found is None else parse(terms, found)
     holder = None
     while True:
@@ -208,7 +234,7 @@ def _wait_until_takeable(terms: Terms, found: Item | None, sighting: Sighting, p
                 raise not_to_be_had(terms.table, terms.key, patience.waited_seconds(), holder)
             yield Pause(pause)
         try:
-            answer = yield from insist(call, patience)
+            answer = yield from insist(_look(terms), patience)
         except TableUnavailable as error:
             if record is None or error.attempts > 1:
                 raise

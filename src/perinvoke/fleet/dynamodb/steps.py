@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 
 from perinvoke.fleet.caller import runs_at_most_seconds
-from perinvoke.fleet.dynamodb.answers import Answered, answer_of
+from perinvoke.fleet.dynamodb.answers import answer_in, answer_of
 from perinvoke.fleet.dynamodb.attempts import Attempts
 from perinvoke.fleet.dynamodb.called import refuse_awaitable
 
@@ -139,4 +139,4 @@ def call(client: Any, step: Call) -> Answer:
             raise
         return answer
     refuse_awaitable(response, f"client is {client!r}, which is async: pass one of boto3's, boto3.client('dynamodb')")
-    return Answered(response, lost=attempts.lost())
+    return answer_in(response, lost=attempts.lost())

@@ -88,6 +88,7 @@ def create_once(
 
     Raises:
         OutcomeUnknown: an answer was lost, and the item was removed meanwhile, or has lost its ``created_once_by``.
+        WriteConflict: others made and removed it, every time until there was no more time.
         TableUnavailable: throttled, or no answer, for as long as there was time.
         TableMissing, TableForbidden, TableSchemaError, FixConfiguration: the table, the role or an argument is wrong.
     """

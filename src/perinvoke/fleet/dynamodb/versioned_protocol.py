@@ -266,10 +266,23 @@ def create(key: ItemKey, item: Item, mark: str, patience: Patience) -> Steps[tup
     """Write an item unless there is one. The item that stands there, and whether it is this one.
 
     Raises:
+        WriteConflict: there was one at each write, and none at each look, until there was no more time.
         OutcomeUnknown: it was refused after an answer was lost, and the item doesn't tell who made it.
         TableUnavailable: there was no answer for as long as there was time.
     """
-    whole = {**item, CREATED: {"S": mark}}
+    attempts = 0
+    while True:
+        made = yield from _create(key, {**item, CREATED: {"S": mark}}, mark, patience)
+        if made is not None:
+            return made
+        attempts += 1
+        pause = patience.pause()
+        if pause is None:
+            raise conflict(key, attempts, patience)
+        yield Pause(pause)
+
+
+def _create(key: ItemKey, whole: Item, mark: str, patience: Patience) -> Steps[tuple[Item, bool] | None]:
     call = put_if(key.table, whole, "attribute_not_exists(#key)", {"#key": key.first_name}, {})
     found: Item | None
     try:
@@ -286,7 +299,7 @@ def create(key: ItemKey, item: Item, mark: str, patience: Patience) -> Steps[tup
             return whole, True
         found, lost = answer.item or (yield from look(key, patience)), answer.lost
         if found is None and not lost:  # somebody has removed what was in the way
-            return (yield from create(key, item, mark, patience))
+            return None
     maker = None if found is None else found.get(CREATED, {}).get("S")
     if found is None or (lost and maker is None):
         raise OutcomeUnknown(

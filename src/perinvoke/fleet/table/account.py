@@ -9,7 +9,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
-from perinvoke.aws_refusals import ERRORS, Kind, not_allowed, refusal_of, why_no_client
+from perinvoke.aws_refusals import ERRORS, Kind, not_allowed, not_from_aws, refusal_of, why_no_client
 from perinvoke.fleet.errors import TableError, TableForbidden, TableMissing, TableUnavailable
 from perinvoke.fleet.table.shape import NO_TTL, table_of
 
@@ -78,7 +78,11 @@ class Account:
 
     def described(self) -> Table:
         """The table as it is now; two requests."""
-        description = self.ask("describe_table", "dynamodb:DescribeTable")["Table"]
+        began = time.monotonic()
+        description = self.ask("describe_table", "dynamodb:DescribeTable").get("Table")
+        if description is None:
+            text = not_from_aws("Table").text
+            raise self._unavailable("dynamodb:DescribeTable", text, attempts=1, waited_seconds=time.monotonic() - began)
         ttl: dict[str, Any] = {}
         if description.get("TableStatus") not in {"CREATING", "DELETING"}:  # it is not to be asked for then
             try:
