@@ -170,8 +170,15 @@ def _add_in_transaction(key: ItemKey, adds: Mapping[str, int | Decimal], token: 
         if cancelled.conflict:
             raise
         raise TableSchemaError(
-            f"{next(iter(adds))!r} of item {key} can't be added to: {cancelled.reasons}", table=key.table, action=_ACTION
+            f"{next(iter(adds))!r} of item {key} can't be added to: {_why(cancelled)}. It may be no number, or the key another "
+            f"one than the table's: see the item, and perinvoke table describe {key.table}",
+            table=key.table,
+            action=_ACTION,
         ) from cancelled
+
+
+def _why(cancelled: TransactionCancelled) -> str:
+    return "; ".join(reason.message or reason.code for reason in cancelled.reasons) or "DynamoDB gave no reason"
 
 
 def _look_after_transaction(key: ItemKey, token: str, patience: Patience) -> Generator[Call | Pause, Answer | None, Item | None]:
