@@ -29,6 +29,7 @@ from perinvoke.fleet.dynamodb import (
     transact,
     update_versioned,
 )
+from perinvoke.fleet.dynamodb.answers import Answered, answer_in
 from perinvoke.fleet.errors import TableError, TableUnavailable
 
 if TYPE_CHECKING:
@@ -73,6 +74,13 @@ def test_a_page_is_no_answer(page: Any, use: Callable[[Any], object]) -> None:
 def test_a_page_is_no_answer_to_an_addition_either(page: Any) -> None:
     with pytest.raises(OutcomeUnknown, match="text/html"):
         increment("table", KEY, "n", client=page)
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"Attributes":{"n":{"N":"7"}}}'])
+def test_an_answer_that_is_called_a_page_is_one_nevertheless(body: bytes) -> None:
+    response = {"ResponseMetadata": {"HTTPHeaders": {"content-type": "text/html", "content-length": str(len(body))}}}
+    response.update(json.loads(body))
+    assert isinstance(answer_in(response, lost=None), Answered)
 
 
 class StandIn:

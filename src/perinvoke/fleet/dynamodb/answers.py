@@ -151,14 +151,14 @@ def answer_in(response: dict[str, Any], *, lost: bool | None) -> Answer:
     """What a response says that came without an error: that it was carried out; or that somebody else has answered.
 
     botocore takes any page for an answer, and of many requests the answer is empty. So the wrong endpoint, or a proxy, would be
-    taken for a DynamoDB that has carried everything out.
+    taken for a DynamoDB that has carried everything out. An emulator may call its answers HTML, too: as many a web framework does
+    by default. So what botocore found something in, or is no longer than ``{}``, is an answer.
     """
-    answered = Answered(response, lost=lost)
     metadata = response.get("ResponseMetadata", {})
     headers = metadata.get("HTTPHeaders", {}) if isinstance(metadata, dict) else {}
     kind = headers.get("content-type", "") if isinstance(headers, dict) else ""
-    if "html" not in kind:  # what else it may be called isn't looked at: emulators aren't careful with it
-        return answered
+    if "html" not in kind or len(response) > 1 or headers.get("content-length", "") in {"0", "2"}:
+        return Answered(response, lost=lost)
     error = ResponseParserError(
         f"a page, {kind}, came, and no DynamoDB answers so: check the endpoint, and proxies on the way to it"
     )
