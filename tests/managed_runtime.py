@@ -34,7 +34,7 @@ VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _RUNTIME = ("awslambdaric", "runtime_client", "snapshot_restore_py", "simplejson")
 _SDK = ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six", "urllib3")
 # Of the caller's variables these say something about the caller; the managed runtime's are below.
-_NOT_INHERITED = ("PYTHON", "VIRTUAL_ENV", "HOME", "PATH", "LD_LIBRARY_PATH", "TMPDIR", "PWD", "OLDPWD", "PYTEST", "COV")
+_NOT_INHERITED = "PYTHON|VIRTUAL_ENV|HOME|PATH|LD_LIBRARY_PATH|TMPDIR|PERINVOKE_ROOT|PWD|OLDPWD|PYTEST|COV"
 
 _BOOTSTRAP = """\
 #!/bin/sh
@@ -163,7 +163,7 @@ class ManagedRuntime:
 
     def _launcher(self, task: Path, env: dict[str, str], *, name: str) -> Path:
         """Starts the bootstrap script, whatever its arguments: to the local runner it is an exec wrapper."""
-        kept = f"^({'|'.join(_NOT_INHERITED)})"
+        kept = f"^({_NOT_INHERITED})"
         managed = {
             "PATH": f"{self.root}/var/lang/bin:/usr/local/bin:/usr/bin:/bin:{self.root}/opt/bin",
             "LD_LIBRARY_PATH": ":".join(

@@ -221,11 +221,11 @@ def test_isolate_reaches_the_function() -> None:
         (["app.echo", "--env", "NOTHING"], "--env 'NOTHING' is not of the form NAME=VALUE"),
         (["app.echo", "--env", "_HANDLER=x"], "_HANDLER is set by the runner"),
         (["app.echo", "--env", "PERINVOKE_PRELOAD=json", "--preload", "handler"], "preload is 'handler', and the variable"),
-        (["app.echo", "--directory", "/nonexistent"], "directory /nonexistent does not exist"),
+        (["app.echo", "--directory", "/proc/nonexistent"], "directory /proc/nonexistent does not exist"),
         (["app.echo", "--port", "99999"], "port is 99999"),
         (["app.echo", "--requests", "0"], "--requests: '0'; a whole number from 1 on"),
         (["app.echo", "--concurrency", "2"], "--concurrency needs a load"),
-        (["app.echo", "--events", "/nonexistent"], "events file /nonexistent: No such file or directory"),
+        (["app.echo", "--events", "/proc/nonexistent"], "events file /proc/nonexistent: No such file or directory"),
     ],
 )
 def test_bad_input_is_told_in_a_line_or_two(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

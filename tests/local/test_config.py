@@ -53,7 +53,7 @@ def test_a_name_that_cannot_be_a_handler_is_refused(handler: str) -> None:
         ({"port": 65_536}, "from 0 to 65535"),
         ({"memory_mb": 1}, "memory is 1"),
         ({"function_name": "a b"}, "function name 'a b'"),
-        ({"directory": Path("/nonexistent")}, "does not exist"),
+        ({"directory": Path("/proc/nonexistent")}, "does not exist"),
         ({"directory": Path("/etc/passwd")}, "is not a directory"),
         ({"env": {"": "x"}}, "environment variable ''"),
         ({"env": {"A": "\0"}}, "environment variable 'A'"),

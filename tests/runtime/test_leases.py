@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 
 FUNCTIONS = Path(__file__).parent / "functions"
 WORKERS = 16
-# The lease k, held in another environment for long.
-NUMBERS = {"token": 1, "renewals": 0, "lease_ms": 60_000, "deadline_ms": int((time.time() + 600) * 1000)}
-OTHERS = {"id": {"S": "lease#k"}, "owner": {"S": "other"}, **{name: {"N": str(value)} for name, value in NUMBERS.items()}}
-
 # Two seconds until the interrupt, and two for what comes of it: machines stand still for a second at times.
 HANGING: dict[str, Any] = {"workers": 1, "timeout_seconds": 4, "variables": {"PERINVOKE_TIMEOUT_MARGIN_MS": "2000"}}
 
@@ -43,6 +39,12 @@ def start(dynamodb, table, root) -> Callable[..., LocalEnvironment]:
         return LocalEnvironment(LocalConfig(handler="leases.handler", env=env, **config))
 
     return local
+
+
+def others() -> dict[str, dict[str, str]]:
+    """The lease k, held in another environment for long: from now on, which is later than when this was imported."""
+    numbers = {"token": 1, "renewals": 0, "lease_ms": 60_000, "deadline_ms": int((time.time() + 600) * 1000)}
+    return {"id": {"S": "lease#k"}, "owner": {"S": "other"}, **{name: {"N": str(value)} for name, value in numbers.items()}}
 
 
 def owner_of(dynamodb, table, key) -> str | None:
@@ -65,7 +67,7 @@ def check_turns(turns: list[dict[str, Any]]) -> None:
 def test_of_sixteen_workers_that_want_it_one_has_it_and_one_asks(dynamodb, table, start):
     """First another environment has it; all that time one of ours asks for it."""
     invocations, client = 4 * WORKERS, dynamodb.client()
-    client.put_item(TableName=table, Item=OTHERS)
+    client.put_item(TableName=table, Item=others())
 
     def give_back() -> None:
         wait_until(lambda: "GetItem" in dynamodb.operations[before:], 30)
@@ -126,7 +128,7 @@ def test_a_handler_that_times_out_while_it_waits_leaves_nothing_and_the_holder_i
             dynamodb.client().delete_item(TableName=table, Key={"id": {"S": "lease#k"}})
             return timed_out, await local.invoke(event(use="hold", key="k"))
 
-    dynamodb.client().put_item(TableName=table, Item=OTHERS)
+    dynamodb.client().put_item(TableName=table, Item=others())
     timed_out, turn = run(scenario())
     assert b"InvocationTimeout" in timed_out.payload
     check_turns([result(turn)])

@@ -100,9 +100,10 @@ def read_secret(secret: str) -> dict[str, object]:
     """
     reading = Reading(secret)
     try:
+        poll = select.poll()  # any descriptor will do; select() takes none above 1,023
+        poll.register(reading.fd, select.POLLIN)
         while (seconds := reading.remaining_seconds()) > 0:
-            readable, _, _ = select.select([reading.fd], [], [], seconds)
-            if readable and reading.read():
+            if poll.poll(seconds * 1000) and reading.read():
                 break
     finally:
         reading.close()
