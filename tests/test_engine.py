@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy.exc
-from sqlalchemy import Column, Engine, Integer, String, event, text
+from sqlalchemy import Column, Connection, Engine, Integer, String, event, text
+from sqlalchemy.orm import Session
 
 from hostile_servers import SilentServer, UnreachablePort
 from perinvoke import engine, isolated
@@ -60,6 +61,13 @@ def scalar(used: Engine, statement: str) -> Any:
     with used.connect() as connection:
         found = connection.execute(text(statement))
         return found.scalar() if found.returns_rows else None
+
+
+def new_table(used: Engine, name: str) -> None:
+    """An empty table of one column."""
+    with used.begin() as connection:
+        connection.execute(text(f"DROP TABLE IF EXISTS {name}"))
+        connection.execute(text(f"CREATE TABLE {name} (n int)"))
 
 
 def invoke(work: Callable[[], Any], *, remaining_ms: int | None = None) -> Any:
@@ -120,6 +128,80 @@ def test_what_an_invocation_forgot_is_rolled_back_returned_and_reported_with_its
     assert invoke(lambda: scalar(used, PID)) == backend
     with pytest.raises(sqlalchemy.exc.SQLAlchemyError):  # whoever kept it can't use it: it is another's
         kept[0].execute(text("SELECT 1"))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_session_that_an_invocation_forgot_begins_anew_in_the_next(nested, postgres: Postgres, new_engine):
+    used = new_engine(postgres.url(), max_connections=1)
+    new_table(used, "begun")
+    everywhere = Session(used)
+
+    def add() -> Any:
+        if nested:
+            everywhere.begin_nested()
+        everywhere.execute(text("INSERT INTO begun VALUES (1)"))
+        return everywhere.execute(text("SELECT count(*) FROM begun")).scalar()
+
+    def add_and_commit() -> Any:
+        count = add()
+        everywhere.commit()
+        return count
+
+    assert [invoke(add), invoke(add), invoke(add_and_commit)] == [1, 1, 1]
+    assert used.pool.stats().connects == 1
+
+
+def test_a_kept_connection_says_that_its_transaction_is_over_and_goes_on_once_it_is_rolled_back(postgres: Postgres, new_engine):
+    used = new_engine(postgres.url(), max_connections=1)
+    kept = used.connect()
+    kept.close()
+
+    def keep(connection: Connection) -> None:
+        nonlocal kept
+        kept = connection
+        kept.execute(text("SELECT 1"))
+
+    for _ in range(2):
+        invoke(lambda: keep(used.connect()))
+        with pytest.raises(sqlalchemy.exc.PendingRollbackError):
+            invoke(lambda: keep(kept))
+        kept.rollback()
+        invoke(lambda: keep(kept))
+        kept.rollback()
+        kept.close()
+    invoke(lambda: keep(used.connect().execution_options(isolation_level="AUTOCOMMIT")))
+    with pytest.raises(sqlalchemy.exc.ResourceClosedError):  # another one wouldn't be in autocommit
+        invoke(lambda: keep(kept))
+
+
+def test_a_thread_that_is_left_over_does_not_commit_the_second_half_of_a_transaction(postgres: Postgres, new_engine):
+    used = new_engine(postgres.url(), max_connections=1)
+    new_table(used, "begun")
+    half_done, ended = threading.Event(), threading.Event()
+    told: list[type] = []
+
+    def insert_both() -> None:
+        with Session(used) as session:
+            session.execute(text("INSERT INTO begun VALUES (1)"))
+            half_done.set()
+            ended.wait(10)
+            try:
+                session.execute(text("INSERT INTO begun VALUES (2)"))
+                session.commit()
+            except sqlalchemy.exc.SQLAlchemyError as error:
+                told.append(type(error))
+
+    thread = threading.Thread(target=insert_both)
+
+    def start() -> None:
+        thread.start()
+        half_done.wait(10)
+
+    invoke(start)
+    ended.set()
+    thread.join(10)
+    assert told == [sqlalchemy.exc.PendingRollbackError]
+    assert scalar(used, "SELECT count(*) FROM begun") == 0
 
 
 def test_what_the_garbage_collector_returned_is_reported_too(postgres: Postgres, new_engine, caplog):
@@ -541,7 +623,7 @@ def test_a_killed_parents_slot_is_not_kept_by_its_child(postgres: Postgres, new_
 
 
 def test_the_orm_works(postgres: Postgres, new_engine):
-    from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
+    from sqlalchemy.orm import DeclarativeBase, mapped_column
 
     class Base(DeclarativeBase):
         pass

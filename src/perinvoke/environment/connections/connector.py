@@ -30,8 +30,11 @@ if TYPE_CHECKING:
         def fileno(self, connection: Any) -> int | None:
             """Its socket's descriptor, where it has one that is known."""
 
-        def recover(self, connection: Any) -> None:
-            """Take it from a user who forgot it, and undo what was not committed. Blocks."""
+        def recover(self, connection: Any, *, is_cut: bool) -> None:
+            """Take it from a user who forgot it, and undo what was not committed. Blocks.
+
+            ``is_cut``: another thread, which may be in the middle of using it, goes on.
+            """
 
         def begin_cleaning(self, connection: Any, /) -> Cleaning:
             """Have the server remove what its last user left in its session, as far as that goes without waiting."""

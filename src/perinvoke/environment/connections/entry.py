@@ -64,6 +64,7 @@ class Entry:
         used_for: whose session it holds: the key of who used it since it was last cleaned, or ``CLEAN``.
         end: its socket, where it has one that is known.
         is_asked: another worker has asked for its slot since it was last used.
+        is_cut: it was taken from another thread, which may have been using it.
         is_half_open: connecting was interrupted: the server may not have noticed yet.
         is_queued: the keeper has been told what to do with it.
         is_being_cleaned: the server was told to clean its session, and its answer wasn't heard yet.
@@ -76,6 +77,7 @@ class Entry:
         "idle_since",
         "is_asked",
         "is_being_cleaned",
+        "is_cut",
         "is_half_open",
         "is_queued",
         "loan",
@@ -96,6 +98,7 @@ class Entry:
         self.used_for: Hashable = CLEAN
         self.is_asked = False
         self.is_being_cleaned = False
+        self.is_cut = False
         self.is_half_open = False
         self.is_queued = False
         self.opened_at = self.idle_since = time.monotonic()

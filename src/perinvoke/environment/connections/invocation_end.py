@@ -64,7 +64,8 @@ def _taken_from(holdings: Holdings, loan: Loan) -> Entry:
     holdings.end_loan(loan, entry)
     loan.entry = None
     entry.move(Stage.CLEANING)
-    if loan.thread_id != threading.get_ident() and entry.end is not None:
+    entry.is_cut = loan.thread_id != threading.get_ident()
+    if entry.is_cut and entry.end is not None:
         entry.end.cut()  # another thread may be using it right now; nobody else may, before that has failed
     return entry
 
@@ -102,7 +103,7 @@ def _clean(holdings: Holdings, taken: list[Entry], used: list[Entry], done: thre
 
 def _recovered(holdings: Holdings, entry: Entry) -> bool:
     try:
-        holdings.connector.recover(entry.connection)
+        holdings.connector.recover(entry.connection, is_cut=entry.is_cut)
     except Exception as error:  # noqa: BLE001  # whatever the driver raises, the connection is closed
         logger.debug("a connection of %s could not be rolled back: %s", holdings.name, error)
         return False

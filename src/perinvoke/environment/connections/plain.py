@@ -130,8 +130,9 @@ class PlainConnector:
         """Of the connection itself, if it has one."""
         return drivers.fileno(connection)
 
-    def recover(self, connection: Any) -> None:
+    def recover(self, connection: Any, *, is_cut: bool) -> None:
         """Nothing: whoever still refers to it can't be kept from using it, so it is closed."""
+        del is_cut
         raise NotImplementedError(f"a forgotten {type(connection).__name__} is not lent again")
 
     def begin_cleaning(self, _connection: Any) -> Cleaning:

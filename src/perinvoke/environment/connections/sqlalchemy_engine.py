@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from perinvoke.environment.connections import drivers, server_side
+from perinvoke.environment.connections import drivers, server_side, sqlalchemy_users
 from perinvoke.errors import MissingExtra, PoolError
 
 try:
@@ -94,6 +94,7 @@ def new_engine(
     connector.first_words = _first_words(engine.dialect, connector, None if behind is not None else lender)
     event.listen(pool, "connect", connector.first_words)
     connector.own_listeners = len(list(pool.dispatch.connect))
+    sqlalchemy_users.watch(engine)
     if statement_timeout is not None or lock_timeout is not None:
         _tell_time_outs(engine, wait_seconds, statement_timeout, lock_timeout, pooled=behind is not None)
     return engine

@@ -14,7 +14,7 @@ import threading
 from sqlalchemy.pool import Pool
 
 from perinvoke.environment.connections import board as states
-from perinvoke.environment.connections import drivers, server_side
+from perinvoke.environment.connections import drivers, server_side, sqlalchemy_users
 from perinvoke.environment.connections.entry import Cleaning
 from perinvoke.environment.connections.keeper import KEEPER
 from perinvoke.environment.connections.network_end import CLOSE_SECONDS, NetworkEnd, closed_in_order
@@ -70,6 +70,7 @@ class EnginePool(Pool):
     def _do_get(self) -> Any:
         entry = self.lender.lend(self._borrower())
         entry.connection.record_info[_ENTRY] = entry
+        sqlalchemy_users.lent(entry.connection)
         return entry.connection
 
     def _do_return_conn(self, record: Any) -> None:
@@ -166,13 +167,18 @@ class EngineConnector:
         """Of the driver's connection."""
         return drivers.fileno(connection.driver_connection)
 
-    def recover(self, connection: Any) -> None:
+    def recover(self, connection: Any, *, is_cut: bool) -> None:
         """Have SQLAlchemy roll back and take it from whoever still refers to it."""
-        fairy = connection.fairy_ref() if connection.fairy_ref is not None else None
-        if fairy is not None and fairy.is_valid:
-            fairy.close()
-        if fairy is not None and fairy.is_valid:  # used twice, or interrupted before SQLAlchemy had counted it
-            fairy.invalidate()
+        try:
+            if not is_cut:
+                sqlalchemy_users.end_session(connection)
+        finally:
+            fairy = connection.fairy_ref() if connection.fairy_ref is not None else None
+            if fairy is not None and fairy.is_valid:
+                fairy.close()
+            if fairy is not None and fairy.is_valid:  # used twice, or interrupted before SQLAlchemy had counted it
+                fairy.invalidate()
+            sqlalchemy_users.let_go(connection)
         if connection.dbapi_connection is not None:
             self.dialect.do_rollback(connection.dbapi_connection)
 
