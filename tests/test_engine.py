@@ -786,6 +786,28 @@ def test_mariadb_sessions_are_reset_and_time_outs_told(mariadb: MariaDb, new_eng
     assert used.pool.stats().resets == 4
 
 
+@pytest.mark.parametrize("reset", ["session", "rollback"])
+def test_what_a_handler_changed_in_pymysql_is_changed_back(reset, mariadb: MariaDb, new_engine):
+    used = new_engine(mariadb.url(), max_connections=1, reset=reset)
+    new_table(used, "autocommitted")
+
+    def switch() -> None:
+        raw = used.raw_connection()
+        raw.driver_connection.autocommit(True)
+        raw.driver_connection.cursorclass = type("Mine", (raw.driver_connection.cursorclass,), {})
+        raw.close()
+
+    def insert_and_roll_back() -> Any:
+        with used.connect() as connection:
+            connection.execute(text("INSERT INTO autocommitted VALUES (1)"))
+            connection.rollback()
+            return connection.connection.driver_connection.cursorclass.__name__
+
+    invoke(switch)
+    assert invoke(insert_and_roll_back) != "Mine"
+    assert scalar(used, "SELECT count(*) FROM autocommitted") == 0
+
+
 def test_mariadb_waits_and_forks_and_restarts(mariadb: MariaDb, new_engine):
     used = new_engine(mariadb.url(), max_connections=2)
     pid = "SELECT CONNECTION_ID()"

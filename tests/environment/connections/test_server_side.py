@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from perinvoke.environment.connections import drivers
-from perinvoke.environment.connections.server_side import has_session_reset, time_outs
+from perinvoke.environment.connections.server_side import has_session_reset, reset_session, time_outs
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,20 @@ def test_not_every_database_can_reset_a_session():
     assert [has_session_reset(name) for name in ("postgresql", "mysql", "mariadb", "sqlite")] == [True, True, True, False]
 
 
+@pytest.mark.parametrize(("database", "chosen"), [("shop", ["shop"]), ("", [])])
+def test_mysql_connector_is_reset_to_the_database_that_it_was_connected_to(database, chosen):
+    found: list[str] = []
+    connection = SimpleNamespace(_database=database, cmd_reset_connection=lambda: True, cmd_init_db=found.append)
+    reset_session(SimpleNamespace(name="mysql"), connection)
+    assert found == chosen
+
+
+def test_mysql_connector_which_was_not_reset_is_not_taken_for_clean():
+    connection = SimpleNamespace(_database="", cmd_reset_connection=lambda: False)
+    with pytest.raises(NotImplementedError, match="COM_RESET_CONNECTION"):
+        reset_session(SimpleNamespace(name="mysql"), connection)
+
+
 @pytest.mark.parametrize(
     ("driver", "own", "seconds", "bounded"),
     [
@@ -45,6 +60,7 @@ def test_not_every_database_can_reset_a_session():
         ("postgresql+psycopg", {"connect_timeout": 0}, 7.9, {"connect_timeout": 7}),
         ("mysql+pymysql", {"host": "h"}, 0.3, {"host": "h", "connect_timeout": 1}),
         ("mysql+mysqlconnector", {}, 5.0, {"connection_timeout": 5}),
+        ("mariadb+mariadbconnector", {}, 5.0, {"connect_timeout": 5}),
         ("postgresql+pg8000", {}, 5.0, {}),
         ("sqlite+pysqlite", {"timeout": 1}, 5.0, {"timeout": 1}),
         ("postgresql+psycopg", {}, math.inf, {}),

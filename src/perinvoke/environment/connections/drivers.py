@@ -22,11 +22,13 @@ _CONNECT_TIMEOUTS = {
     "mariadb+pymysql": ("connect_timeout", 1),
     "mariadb+mysqldb": ("connect_timeout", 1),
     "mariadb+mysqlconnector": ("connection_timeout", 1),
+    "mariadb+mariadbconnector": ("connect_timeout", 1),
 }
-# What a handler may change in a driver's connection that no reset of the server's undoes. psycopg; psycopg2; pg8000 and others.
+# What a handler may change in a driver's connection that no reset of the server's undoes. psycopg; psycopg2; pg8000 and others;
+# PyMySQL and mysqlclient, where autocommit is a method.
 _CLIENT_STATE = (
     *("autocommit", "isolation_level", "read_only", "readonly", "deferrable"),
-    *("row_factory", "cursor_factory", "server_cursor_factory", "prepare_threshold"),
+    *("row_factory", "cursor_factory", "server_cursor_factory", "prepare_threshold", "cursorclass"),
 )
 # The extra of perinvoke that brings a driver for a database, and what else brings one of those that SQLAlchemy knows.
 EXTRAS = {"postgresql": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
@@ -39,6 +41,7 @@ PACKAGES = {
     "mysql": "mysql-connector-python",
     "mysql.connector": "mysql-connector-python",
     "oracledb": "oracledb",
+    "mariadb": "mariadb",
     "pyodbc": "pyodbc",
 }
 
@@ -69,18 +72,29 @@ def fileno(connection: Any) -> int | None:
 
 def client_state(connection: Any) -> dict[str, Any]:
     """What the driver keeps for itself, and a handler may change. Doesn't ask the server."""
-    return {
+    state = {
         name: getattr(connection, name)
         for name in _CLIENT_STATE
         if not callable(getattr(type(connection), name, None)) and hasattr(connection, name)
     }
+    if _has_autocommit_methods(connection):
+        state["autocommit"] = bool(connection.get_autocommit())
+    return state
 
 
 def restore_client_state(connection: Any, state: dict[str, Any]) -> None:
     """Bring it back to ``state``, where it was changed. Not inside a transaction."""
+    by_method = _has_autocommit_methods(connection)
     for name, value in state.items():
-        if getattr(connection, name) is not value and getattr(connection, name) != value:
+        if name == "autocommit" and by_method:
+            if bool(connection.get_autocommit()) is not value:
+                connection.autocommit(value)
+        elif getattr(connection, name) is not value and getattr(connection, name) != value:
             setattr(connection, name, value)
+
+
+def _has_autocommit_methods(connection: Any) -> bool:
+    return callable(getattr(connection, "get_autocommit", None)) and callable(getattr(connection, "autocommit", None))
 
 
 def _as_number(value: object) -> int | None:

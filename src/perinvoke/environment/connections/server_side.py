@@ -158,7 +158,7 @@ def reset_session(dialect: Any, connection: Any) -> None:
     if dialect.name == "postgresql":
         clean_postgresql(connection, _first_words(dialect))
     elif hasattr(connection, "cmd_reset_connection"):
-        connection.cmd_reset_connection()
+        _reset_mysql_connector(connection)
     elif hasattr(connection, "_execute_command") and hasattr(connection, "_read_ok_packet"):  # PyMySQL, which has no name for it
         connection._execute_command(_COM_RESET_CONNECTION, b"")  # noqa: SLF001  # the same
         connection._read_ok_packet()  # noqa: SLF001  # the same
@@ -166,6 +166,14 @@ def reset_session(dialect: Any, connection: Any) -> None:
         _set_up_pymysql(connection)
     else:
         raise NotImplementedError(f"{type(connection).__module__} can't reset a session")
+
+
+def _reset_mysql_connector(connection: Any) -> None:
+    """It says what it says when it connects again; but for the database, which a reset leaves as it was changed to."""
+    if not connection.cmd_reset_connection():
+        raise NotImplementedError("the server doesn't know COM_RESET_CONNECTION")
+    if connection._database:  # noqa: SLF001  # the one that it was connected to; its property asks the server
+        connection.cmd_init_db(connection._database)  # noqa: SLF001  # the same
 
 
 def _set_up_pymysql(connection: Any) -> None:
