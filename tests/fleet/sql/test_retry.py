@@ -145,6 +145,27 @@ def test_as_a_decorator_it_adds_the_session_to_the_functions_own_arguments(engin
     assert (book.__name__, book.__doc__) == ("book", "Says what it does.")
 
 
+def test_as_a_decorator_of_a_method_it_adds_the_session_after_self(engine):
+    class Shop:
+        number = 2
+
+        @retry_conflicts(engine=engine)
+        def book(self, session: Session, by: int) -> int:
+            return add(session, by, self.number).value
+
+        @classmethod
+        @retry_conflicts(engine=engine)
+        def cancel(cls, session: Session, *, by: int) -> int:
+            return add(session, -by, cls.number).value
+
+        def total(self, session: Session) -> int:
+            return add(session, 0, self.number).value
+
+    shop = Shop()
+    assert [shop.book(5), shop.book(by=2), Shop.cancel(by=1)] == [5, 7, 6]
+    assert retry_conflicts(shop.total, engine=engine) == retry_conflicts(engine=engine)(shop.total)() == 6
+
+
 def test_each_attempt_has_a_new_session_without_what_the_last_one_did(engine):
     seen = []
 

@@ -44,7 +44,7 @@ from perinvoke.sharing.asker import asker
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, overload
+    from typing import Any, Concatenate, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
     from sqlalchemy.orm import Session
 
@@ -52,6 +52,17 @@ if TYPE_CHECKING:
 
     P = ParamSpec("P")
     R = TypeVar("R")
+    S = TypeVar("S")
+
+    class Decorator(Protocol):
+        """What makes of a function, or a method, one that has its session from here."""
+
+        @overload
+        def __call__(self, function: Callable[Concatenate[Session, P], R], /) -> Callable[P, R]: ...
+
+        @overload
+        def __call__(self, function: Callable[Concatenate[S, Session, P], R], /) -> Callable[Concatenate[S, P], R]: ...
+
 
 logger = logging.getLogger("perinvoke")
 
@@ -86,7 +97,7 @@ if TYPE_CHECKING:
         repeatable: bool = False,
         timeout: float | None = None,
         session_options: Mapping[str, Any] | None = None,
-    ) -> Callable[[Callable[Concatenate[Session, P], R]], Callable[P, R]]: ...
+    ) -> Decorator: ...
 
 
 def retry_conflicts(
@@ -118,7 +129,8 @@ def retry_conflicts(
     outside an invocation. Thread-safe.
 
     Args:
-        fn: takes the session. None: makes a decorator; the function is called with its own arguments after the session.
+        fn: takes the session. None: makes a decorator; the function is called with its own arguments after the session, and a
+            method with the session after ``self`` or ``cls``.
         engine: an ordinary ``Engine``, such as ``perinvoke.engine``'s.
         isolation: ``"SERIALIZABLE"``, ``"REPEATABLE READ"``, ``"READ COMMITTED"`` or ``"READ UNCOMMITTED"``, as far as the
             database has them. None: the engine's.
@@ -147,10 +159,12 @@ def retry_conflicts(
 
     def decorator(function: Callable[..., Any]) -> Callable[..., Any]:
         _check_function(function)
+        before = 1 if _is_method(function) else 0
 
         @functools.wraps(function)
         def repeated(*args: Any, **kwargs: Any) -> Any:
-            return conflicts.repeat(lambda session: function(session, *args, **kwargs), name=_name_of(function))
+            own, rest = args[:before], args[before:]
+            return conflicts.repeat(lambda session: function(*own, session, *rest, **kwargs), name=_name_of(function))
 
         return repeated
 
@@ -303,6 +317,17 @@ def _check_function(function: object) -> None:
             f"commit. "
             "Make it an ordinary function; from asynchronous code call it by asyncio.to_thread"
         )
+
+
+def _is_method(function: Any) -> bool:
+    """By the name of its first parameter: when it is decorated it belongs to no class yet. A bound one has that already."""
+    code = getattr(function, "__code__", None)
+    return (
+        code is not None
+        and code.co_argcount > 1
+        and code.co_varnames[0] in ("self", "cls")
+        and getattr(function, "__self__", None) is None
+    )
 
 
 def _name_of(function: Any) -> str:
