@@ -9,7 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, joinedload, scoped_session, selectinload, sessionmaker
+from sqlalchemy.ext.declarative import ConcreteBase
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    joinedload,
+    mapped_column,
+    scoped_session,
+    selectinload,
+    sessionmaker,
+)
 from sqlalchemy.orm.exc import ObjectDeletedError
 
 from perinvoke import isolated
@@ -538,6 +548,32 @@ def test_a_class_without_a_table_of_its_own(engine):
         assert lock_row(session, bicycle) is bicycle
         assert locked(session, Bicycle, 2) is None
         assert locked(session, Car, 3) is None
+
+
+def test_models_that_are_read_from_a_union_of_tables_are_refused():
+    class Boats(DeclarativeBase):
+        pass
+
+    class Boat(ConcreteBase, Boats):
+        __tablename__ = "boat"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        __mapper_args__ = {"polymorphic_identity": "boat", "concrete": True}  # noqa: RUF012
+
+    class Ferry(Boat):
+        __tablename__ = "ferry"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        __mapper_args__ = {"polymorphic_identity": "ferry", "concrete": True}  # noqa: RUF012
+
+    engine = sa.create_engine("sqlite://")
+    Boats.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add_all([Boat(id=1), Boat(id=2), Ferry(id=3)])
+        session.flush()
+        for key in (1, 2, 3):
+            with pytest.raises(SqlUseError, match="locked can't lock Boat: it is read from a union of tables"):
+                locked(session, Boat, key)
+        with pytest.raises(SqlUseError, match="lock_row can't lock Ferry"):
+            lock_row(session, session.get_one(Ferry, 3))
 
 
 def test_increments_of_many_are_none_lost(engine):

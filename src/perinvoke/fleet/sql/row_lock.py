@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import inspect, select
+from sqlalchemy import CompoundSelect, inspect, select
 from sqlalchemy.orm import InstanceState, Mapper, lazyload, object_mapper, with_polymorphic
 from sqlalchemy.orm.exc import ObjectDeletedError
 
@@ -85,6 +85,7 @@ def locked(
     """
     own = session_of(session, "locked")
     mapper = _mapper_of(model)
+    _refuse_union(mapper, "locked")
     identity = _identity_of(mapper, key)
     known = own.identity_map.get(mapper.identity_key_from_primary_key(identity))
     if known is not None:
@@ -127,6 +128,7 @@ def lock_row(session: AnySession, obj: T, *, wait: Wait = "deadline") -> T | Non
     _refuse_others(state, own)
     _refuse_unsaved(state)
     mapper = state.mapper
+    _refuse_union(mapper, "lock_row")
     identity = tuple(state.identity or ())
     key = identity[0] if len(identity) == 1 else identity
     lock = _RowLock(own, "lock_row", mapper, identity, LockWait(wait, what=mapper.class_.__name__, key=key))
@@ -236,6 +238,16 @@ def _mapper_of(model: object) -> Mapper[Any]:
         name = model.__name__ if isinstance(model, type) else repr(model)
         raise SqlUseError(f"locked takes a mapped class as its second argument; {name} isn't one. lock_row takes an object.")
     return mapper
+
+
+def _refuse_union(mapper: Mapper[Any], caller: str) -> None:
+    """Refuse what is read from a union of tables: a union's rows can't be locked, and the key would be looked for beside it."""
+    source = getattr(mapper.polymorphic_on, "table", None)
+    if isinstance(getattr(source, "element", None), CompoundSelect):
+        raise SqlUseError(
+            f"{caller} can't lock {mapper.class_.__name__}: it is read from a union of tables (concrete inheritance), and no "
+            "database locks a row of that. advisory_lock() takes a name in its place; a Versioned model needs no lock."
+        )
 
 
 def _identity_of(mapper: Mapper[Any], key: object) -> tuple[Any, ...]:
