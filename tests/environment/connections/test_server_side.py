@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from perinvoke.environment.connections import drivers
-from perinvoke.environment.connections.server_side import has_session_reset, reset_session, time_outs
+from perinvoke.environment.connections.server_side import has_session_reset, prepare, reset_session, time_outs
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,14 @@ def test_mysql_connector_which_was_not_reset_is_not_taken_for_clean():
     connection = SimpleNamespace(_database="", cmd_reset_connection=lambda: False)
     with pytest.raises(NotImplementedError, match="COM_RESET_CONNECTION"):
         reset_session(SimpleNamespace(name="mysql"), connection)
+
+
+def test_a_driver_of_postgresql_that_knows_only_db_api_is_not_set_up_and_not_reset():
+    dialect = SimpleNamespace(name="postgresql", server_version_info=(18,), loaded_dbapi=SimpleNamespace(Error=OSError))
+    connection = object()
+    prepare(dialect, connection)
+    with pytest.raises(NotImplementedError, match="has no autocommit"):
+        reset_session(dialect, connection)
 
 
 @pytest.mark.parametrize(

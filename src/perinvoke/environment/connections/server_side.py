@@ -66,7 +66,7 @@ def has_session_reset(dialect: str) -> bool:
 def prepare(dialect: Any, connection: Any) -> None:
     """Set up a new session, a DB-API connection's. Blocks for a round trip."""
     words = _first_words(dialect)
-    if words:
+    if words and hasattr(connection, "autocommit"):
         try:
             _run_outside_transactions(connection, *words)
         except dialect.loaded_dbapi.Error:  # a server on another system, or one that only speaks like PostgreSQL
@@ -247,6 +247,8 @@ def run(connection: Any, statements: Sequence[str]) -> list[Any]:
 
 def _run_outside_transactions(connection: Any, *statements: str) -> list[Any]:
     """DISCARD refuses to run inside a transaction, and what SET does in one goes with its rollback."""
+    if not hasattr(connection, "autocommit"):  # which isn't in DB-API
+        raise NotImplementedError(f"{type(connection).__module__} has no autocommit")
     before = connection.autocommit
     connection.rollback()  # nothing may be open when autocommit is switched
     if not before:
