@@ -17,7 +17,7 @@ import botocore.exceptions
 import pytest
 import sqlalchemy as sa
 from awslambdaric.lambda_context import LambdaContext
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
 import perinvoke
 from lossy_proxy import LossyProxy
@@ -185,6 +185,32 @@ def test_options_reach_the_session(engine):
     options = {"expire_on_commit": True, "info": {"who": "Ann"}, "autoflush": False}
     session = retry_conflicts(lambda session: session, engine=engine, session_options=options)
     assert (session.info["who"], session.autoflush, session.expire_on_commit) == ("Ann", False, True)
+
+
+def test_a_session_class_of_ones_own_has_its_methods_and_listeners(engine):
+    class Own(Session):
+        def commit(self) -> None:
+            raise AssertionError("only its owner ends the transaction")
+
+        def one(self) -> Any:
+            return self.execute(sa.text("SELECT 1")).scalar()
+
+    seen: list[object] = []
+    maker = sessionmaker(class_=Own)
+    sa.event.listen(maker, "do_orm_execute", seen.append)
+
+    def ask(session: Own) -> Any:
+        add(session, 1, 2)
+        return session.one()
+
+    assert retry_conflicts(ask, engine=engine, session_class=maker.class_) == 1
+    assert seen
+    assert retry_conflicts(engine=engine, session_class=Own)(ask)() == 1
+    assert value_of(engine, 2) == 2
+    with pytest.raises(SqlUseError, match="begins and ends the transaction itself"):
+        retry_conflicts(lambda session: session.commit(), engine=engine, session_class=Own)
+    with pytest.raises(SqlUseError, match="class_"):
+        retry_conflicts(ask, engine=engine, session_class=maker)  # type: ignore[call-overload]  # that is the question
 
 
 def test_what_the_database_was_told_for_it_is_put_back(engine, which):

@@ -89,6 +89,7 @@ def attempt(
     isolation: str | None,
     seconds: float,
     options: dict[str, Any],
+    sessions: type[AttemptSession],
     again: bool,
 ) -> Outcome:
     """Call ``function(session)`` in a transaction of its own, and commit.
@@ -99,6 +100,7 @@ def attempt(
         isolation: the transaction's; None: the engine's.
         seconds: how long a lock may be waited for.
         options: for the session.
+        sessions: its class.
         again: it isn't the first one. A server that isn't there now comes back, or another one takes over.
 
     Raises:
@@ -107,7 +109,7 @@ def attempt(
             listener of the session's that is called after the COMMIT.
     """
     try:
-        one = _Attempt(engine, isolation, options)
+        one = _Attempt(engine, isolation, sessions, options)
     except Exception as error:
         if again:
             return Outcome(Verdict.LOST, error=error)
@@ -136,7 +138,7 @@ class _Attempt:
 
     __slots__ = ("_connection", "_database", "_errors", "_put_back", "_root", "_transaction", "session")
 
-    def __init__(self, engine: Engine, isolation: str | None, options: dict[str, Any]) -> None:
+    def __init__(self, engine: Engine, isolation: str | None, sessions: type[AttemptSession], options: dict[str, Any]) -> None:
         watch(engine)
         self._errors: list[BaseException] = []
         self._put_back: str | None = None
@@ -147,7 +149,7 @@ class _Attempt:
             level = {} if isolation is None else {"isolation_level": isolation}
             self._connection.execution_options(**{ERRORS: self._errors}, **level)
             self._database = _known(self._connection)
-            self.session = AttemptSession(self._connection, options)
+            self.session = sessions(self._connection, options)
         except BaseException:
             self._connection.close()
             raise

@@ -6,6 +6,7 @@ met is noted on the way.
 
 from __future__ import annotations
 
+import functools
 import re
 import weakref
 
@@ -58,6 +59,25 @@ class AttemptSession(Session):
         if not nested and self.in_transaction():
             raise ended("session.begin()")
         return super().begin(nested)
+
+
+def attempt_session_of(kind: Any) -> type[AttemptSession]:
+    """An attempt's session that is one of this kind, too; but for the methods that end the transaction.
+
+    Raises:
+        SqlUseError: it is no class of sessions.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, Session)):
+        raise SqlUseError(
+            f"{WHAT} makes its own sessions, of a class below sqlalchemy.orm.Session; session_class={kind!r} isn't one. Of a "
+            "sessionmaker it is class_."
+        )
+    return _both(kind)  # type: ignore[arg-type]  # a class can be hashed, whatever its objects say
+
+
+@functools.lru_cache(maxsize=64)  # a program has few; those of one that makes them again and again aren't all kept
+def _both(kind: Any) -> type[AttemptSession]:
+    return type(AttemptSession.__name__, (AttemptSession, kind), {})
 
 
 def ended(by: str) -> SqlUseError:

@@ -39,6 +39,7 @@ from perinvoke.fleet.caller import patience_of
 from perinvoke.fleet.errors import CommitUnknown, SqlUseError, WriteConflict
 from perinvoke.fleet.patience import REAL_CLOCK, Patience
 from perinvoke.fleet.sql.attempt import Verdict, attempt
+from perinvoke.fleet.sql.attempt_session import AttemptSession, attempt_session_of
 from perinvoke.sharing.asker import asker
 
 TYPE_CHECKING = False
@@ -53,15 +54,17 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
     R = TypeVar("R")
     S = TypeVar("S")
+    SessionT = TypeVar("SessionT", bound=Session)
+    SessionT_co = TypeVar("SessionT_co", bound=Session, covariant=True)
 
-    class Decorator(Protocol):
+    class Decorator(Protocol[SessionT_co]):
         """What makes of a function, or a method, one that has its session from here."""
 
         @overload
-        def __call__(self, function: Callable[Concatenate[Session, P], R], /) -> Callable[P, R]: ...
+        def __call__(self, function: Callable[Concatenate[SessionT_co, P], R], /) -> Callable[P, R]: ...
 
         @overload
-        def __call__(self, function: Callable[Concatenate[S, Session, P], R], /) -> Callable[Concatenate[S, P], R]: ...
+        def __call__(self, function: Callable[Concatenate[S, SessionT_co, P], R], /) -> Callable[Concatenate[S, P], R]: ...
 
 
 logger = logging.getLogger("perinvoke")
@@ -87,6 +90,7 @@ if TYPE_CHECKING:
         repeatable: bool = False,
         timeout: float | None = None,
         session_options: Mapping[str, Any] | None = None,
+        session_class: None = None,
     ) -> R: ...
 
     @overload
@@ -97,7 +101,31 @@ if TYPE_CHECKING:
         repeatable: bool = False,
         timeout: float | None = None,
         session_options: Mapping[str, Any] | None = None,
-    ) -> Decorator: ...
+        session_class: None = None,
+    ) -> Decorator[Session]: ...
+
+    @overload
+    def retry_conflicts(
+        fn: Callable[[SessionT], R],
+        *,
+        engine: Engine,
+        isolation: str | None = None,
+        repeatable: bool = False,
+        timeout: float | None = None,
+        session_options: Mapping[str, Any] | None = None,
+        session_class: type[SessionT],
+    ) -> R: ...
+
+    @overload
+    def retry_conflicts(
+        *,
+        engine: Engine,
+        isolation: str | None = None,
+        repeatable: bool = False,
+        timeout: float | None = None,
+        session_options: Mapping[str, Any] | None = None,
+        session_class: type[SessionT],
+    ) -> Decorator[SessionT]: ...
 
 
 def retry_conflicts(
@@ -108,6 +136,7 @@ def retry_conflicts(
     repeatable: bool = False,
     timeout: float | None = None,
     session_options: Mapping[str, Any] | None = None,
+    session_class: type[Session] | None = None,
 ) -> Any:
     """Call ``fn(session)`` in a transaction, commit, and do all of it again after a conflict with another transaction.
 
@@ -137,6 +166,8 @@ def retry_conflicts(
         repeatable: doing it twice is as good as once, so it is repeated also where it may have been committed.
         timeout: seconds, where that is shorter than until the deadline. At least one attempt is made.
         session_options: for the ``Session``: ``expire_on_commit``, ``autoflush``, ``info``.
+        session_class: one of your own below SQLAlchemy's, with its methods and listeners: SQLModel's ``Session``, or that of a
+            ``sessionmaker``, which is its ``class_``.
 
     Returns:
         What ``fn`` returned; or the decorator.
@@ -152,7 +183,8 @@ def retry_conflicts(
     _check_engine(engine)
     options = _checked_options(session_options)
     level = None if isolation is None else _checked_isolation(engine, isolation)
-    conflicts = _Conflicts(engine, level, repeatable=repeatable, timeout=timeout, options=options)
+    sessions = AttemptSession if session_class is None else attempt_session_of(session_class)
+    conflicts = _Conflicts(engine, level, repeatable=repeatable, timeout=timeout, options=options, sessions=sessions)
     if fn is not None:
         _check_function(fn)
         return conflicts.repeat(fn)
@@ -174,16 +206,24 @@ def retry_conflicts(
 class _Conflicts:
     """How conflicts are dealt with; lives as long as a call, or as what was decorated."""
 
-    __slots__ = ("_engine", "_isolation", "_options", "_repeatable", "_timeout")
+    __slots__ = ("_engine", "_isolation", "_options", "_repeatable", "_sessions", "_timeout")
 
     def __init__(
-        self, engine: Engine, isolation: str | None, *, repeatable: bool, timeout: float | None, options: dict[str, Any]
+        self,
+        engine: Engine,
+        isolation: str | None,
+        *,
+        repeatable: bool,
+        timeout: float | None,
+        options: dict[str, Any],
+        sessions: type[AttemptSession],
     ) -> None:
         self._engine = engine
         self._isolation = isolation
         self._repeatable = repeatable
         self._timeout = timeout
         self._options = options
+        self._sessions = sessions
 
     def repeat(self, function: Callable[[Session], Any], *, name: str | None = None) -> Any:
         """Until it is done, or there is no more time."""
@@ -198,6 +238,7 @@ class _Conflicts:
                 isolation=self._isolation,
                 seconds=patience.left(),
                 options=self._options,
+                sessions=self._sessions,
                 again=course.attempts > 0,
             )
             if outcome.verdict is Verdict.DONE:
