@@ -463,6 +463,21 @@ def test_a_wheel_that_is_nowhere_is_told_with_the_target(run, tmp_path, monkeypa
     assert "pip finds no wheel of contextvars-extras==0.7.0 for python3.11 arm64, whose glibc is 2.26" in done.stderr
 
 
+def test_a_relative_folder_of_wheels_is_one_where_the_command_is_typed(run, wheels, tmp_path, monkeypatch):
+    shutil.copytree(wheels, tmp_path / "folder")
+    monkeypatch.setenv("PIP_FIND_LINKS", "folder")
+    done = run(*ONE)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_configuration_that_pip_does_not_understand_is_told(run, monkeypatch):
+    monkeypatch.setenv("PIP_TIMEOUT", "soon")
+    done = run(*ONE)
+    assert done.returncode == 2
+    assert "timeout" in done.stderr
+    assert "'soon'" in done.stderr
+
+
 class _Denied(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(403)

@@ -48,12 +48,13 @@ class Download:
         options += ["--retries", _RETRIES, *target.pip_options, "--dest", str(self._wheels), "--requirement", str(requirements)]
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(  # noqa: S603 - pip
-                [sys.executable, "-m", "pip", "download", *options],
-                cwd=directory,  # -m looks there first, and a folder called pip may lie where the command is typed
+                # It runs where the command is typed, for that is where relative paths begin that its configuration may have. -P:
+                # a folder called pip may lie there, too.
+                [sys.executable, "-P", "-m", "pip", "download", *options],
                 # Its temporary files lie beside its wheels: one that is killed leaves them, and they go with the directory.
                 env=os.environ | _OVERRULED | {"TMPDIR": str(directory)},
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=errors,  # where it says what it doesn't understand of its configuration
                 stderr=errors,
             )
 
