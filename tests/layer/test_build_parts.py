@@ -31,7 +31,7 @@ from perinvoke.layer.build.locks import PACKAGE_PARTS, Locked, format_lock, pars
 from perinvoke.layer.build.pgbouncer import doubts, read_binaries, read_binary
 from perinvoke.layer.build.plan import Content, plan
 from perinvoke.layer.build.relock import ranges
-from perinvoke.layer.build.report import built, facts_of, next_command, notes_of
+from perinvoke.layer.build.report import built, facts_of, next_command, notes_of, show
 from perinvoke.layer.build.targets import Target, all_targets, parse_targets
 from perinvoke.layer.build.wheels import entries_of, installed_name
 from perinvoke.layer.errors import LayerError, LayerUnavailable
@@ -484,6 +484,17 @@ def test_the_report_says_what_is_too_large_for_a_direct_upload_and_what_else_lie
     assert "zlib-ng" in notes[2]
     assert next_command([item], Path("dist")) == "perinvoke layer publish --bucket BUCKET"
     assert next_command([item], tmp_path) == f"perinvoke layer publish {path} --bucket BUCKET"
+
+
+def test_on_a_narrow_terminal_the_next_command_is_one_line(tmp_path, monkeypatch, capsys):
+    path, entries = write(tmp_path, "perinvoke-1.0.zip", entry("lib/large", bytes(MIB), "large 2.0"))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for variable, value in {"COLUMNS": "30", "TERM": "xterm", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(variable, value)
+    show([built(read_layer_zip(path), entries)], tmp_path, ["a sentence that is longer than the terminal is wide"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if ":" in line]
+    assert f"perinvoke layer publish {path}" in lines[-1]
+    assert "note: a sentence that is longer than the terminal is wide" in lines[-2]
 
 
 # --- what pip says

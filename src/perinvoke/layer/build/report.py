@@ -89,9 +89,10 @@ def show(items: list[Built], directory: Path, doubts: list[str]) -> None:
     console = Console(highlight=False)  # goes by NO_COLOR and TERM itself
     for item in items:
         console.print(_table(item))
+    # Not folded, so that what is copied is whole: the first half of the command would publish something else.
     for note in notes:
-        console.print(Text.assemble(("note: ", "yellow"), note))
-    console.print(Text.assemble("next: ", (command, "bold")))
+        console.print(Text.assemble(("note: ", "yellow"), note), soft_wrap=True)
+    console.print(Text.assemble("next: ", (command, "bold")), soft_wrap=True)
 
 
 def _lines(items: list[Built], notes: list[str], command: str) -> list[str]:
