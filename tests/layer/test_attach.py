@@ -214,6 +214,14 @@ def test_no_region_is_told(command: Commands, monkeypatch: pytest.MonkeyPatch) -
     refused(command, "orders", told="no region is set: give --region, or set AWS_DEFAULT_REGION")
 
 
+def test_no_region_for_a_role_is_told(command: Commands, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text("[profile me]\nrole_arn = arn:aws:iam::123456789012:role/me\ncredential_source = Environment\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    assert command("attach", "orders", "--profile", "me").stderr.startswith("perinvoke: no region is set: give --region")
+
+
 def test_no_credentials_are_told(command: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")

@@ -178,6 +178,67 @@ def test_credentials_that_are_over_are_told_once(publisher: Publisher) -> None:
     assert "ExpiredTokenException, told so. Log in again (aws login, aws sso login), or give --profile." in done.stderr
 
 
+KEYS = "aws_access_key_id = test\naws_secret_access_key = test\n"
+ROLE = f"role_arn = arn:aws:iam::{ACCOUNT}:role/publisher\nsource_profile = keys\n"
+_NOT_ASSUMED = b"<ErrorResponse><Error><Code>AccessDenied</Code><Message>it isn't yours</Message></Error></ErrorResponse>"
+
+
+def with_profile(publisher: Publisher, profile: str) -> str:
+    """The file with that profile, ``me``, and one that has keys; none has a region."""
+    publisher.zip()
+    path = publisher.directory / "config"
+    path.write_text(f"[profile keys]\n{KEYS}[profile me]\n{profile}")
+    return str(path)
+
+
+def test_a_role_is_assumed_once_for_all_regions(publisher: Publisher) -> None:
+    done = publisher.run("--profile", "me", AWS_CONFIG_FILE=with_profile(publisher, ROLE), AWS_DEFAULT_REGION=None)
+    assert done.results() == dict.fromkeys(REGIONS, "published"), done.stderr
+    assert publisher.server.operations().count("sts POST") == 1
+
+
+def test_a_role_that_may_not_be_assumed_is_told_as_what_it_is(publisher: Publisher) -> None:
+    config = with_profile(publisher, ROLE)
+    with AwsServer(lambda _: answer(_NOT_ASSUMED, "403 Forbidden")) as sts:
+        done = publisher.run("--profile", "me", AWS_CONFIG_FILE=config, AWS_ENDPOINT_URL_STS=sts.url)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "perinvoke: the credentials can't be had: AssumeRole, it isn't yours\n"
+    assert publisher.server.operations() == []
+
+
+@pytest.mark.parametrize(
+    ("profile", "told"),
+    [
+        ("credential_process = /nowhere/keys\n", "the credentials of profile 'me' can't be read: /nowhere/keys: No such file"),
+        ("credential_process = echo keys\n", "the credentials of profile 'me' can't be read: "),
+    ],
+)
+def test_credentials_that_cannot_be_read_are_told(publisher: Publisher, profile: str, told: str) -> None:
+    done = publisher.run("--profile", "me", AWS_CONFIG_FILE=with_profile(publisher, profile))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert told in done.stderr
+    look = publisher.run("--profile", "me", "--dry-run", AWS_CONFIG_FILE=with_profile(publisher, profile))
+    assert look.returncode == 0
+    assert f"couldn't look: {told}" in look.stderr
+
+
+def test_a_code_that_nobody_can_type_is_told(publisher: Publisher) -> None:
+    config = with_profile(publisher, f"{ROLE}mfa_serial = arn:aws:iam::{ACCOUNT}:mfa/me\n")
+    done = subprocess.run(
+        publisher.command("--profile", "me"),
+        cwd=publisher.directory,
+        env=publisher.variables() | {"AWS_CONFIG_FILE": config},
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # without a terminal, at which it would ask all the same
+        capture_output=True,
+        text=True,
+        timeout=READY_SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "perinvoke: the profile 'me' asks for an MFA code, and nobody can type one here: stdin is no terminal." in done.stderr
+
+
 def test_a_region_that_is_not_enabled_is_told(publisher: Publisher) -> None:
     publisher.zip()
     publisher.server.faults = lambda asked: "UnrecognizedClientException" if asked.region == SECOND else None

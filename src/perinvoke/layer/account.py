@@ -15,7 +15,7 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, NoRegionError
 
 from perinvoke.aws_refusals import ERRORS, Kind, not_allowed, not_from_aws, refusal_of, why_no_client
 from perinvoke.layer.errors import AwsForbidden, AwsLogin, AwsRefused, AwsUnavailable, LayerError
@@ -65,16 +65,33 @@ class Account:
         return found
 
     def check_credentials(self) -> None:
-        """Find credentials; whether they are valid, only a request tells.
+        """Have the credentials at hand; whether they are valid, only a request tells.
+
+        What a role has to be assumed for, a code typed, or a login read, is done here, once: not by each region's thread below a
+        progress bar, and not as if it were Lambda that refuses. Blocks as long as that takes.
 
         Raises:
-            AwsLogin: there are none, half of them, or a login that is over.
+            LayerError: no region is set, and a role can't be assumed nowhere.
+            AwsLogin: there are none, half of them, a login that is over, or a role that may not be assumed.
+            AwsUnavailable: who hands them out doesn't answer, or is busy.
         """
-        with self._making:
-            try:
+        try:
+            with self._making:
                 found = self._session.get_credentials()
-            except BotoCoreError as error:
-                raise AwsLogin(refusal_of(error).text) from error
+                if found is not None:
+                    found.get_frozen_credentials()
+        except NoRegionError as error:
+            raise LayerError(why_no_client(error)) from error
+        except ERRORS as error:
+            _no_credentials(refusal_of(error), error)
+        except EOFError as error:  # of getpass
+            raise AwsLogin(
+                f"the profile {self._session.profile_name!r} asks for an MFA code, and nobody can type one here: stdin is no "
+                "terminal. Assume the role before, and set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN."
+            ) from error
+        except (OSError, ValueError) as error:  # a program or a file that the profile names
+            why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+            raise AwsLogin(f"the credentials of profile {self._session.profile_name!r} can't be read: {why}") from error
         if found is None:
             raise AwsLogin(
                 "there are no AWS credentials. Log in (aws login, aws sso login), set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
@@ -176,6 +193,14 @@ class Service:
         if refusal.kind is Kind.BUSY or refusal.code in _CONFLICTS:
             raise AwsUnavailable(text, carried_out=refusal.carried_out, **where) from error
         raise AwsRefused(text, **where) from error
+
+
+def _no_credentials(refusal: Refusal, error: Exception) -> NoReturn:
+    operation = getattr(error, "operation_name", "")
+    text = f"the credentials can't be had: {operation}, {refusal.text}" if operation else refusal.text
+    if refusal.kind in {Kind.UNREACHABLE, Kind.BUSY}:
+        raise AwsUnavailable(text, action="", region="", code=refusal.code, carried_out=False) from error
+    raise AwsLogin(text, code=refusal.code) from error
 
 
 def _unknown(region: str) -> str:

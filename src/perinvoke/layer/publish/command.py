@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from perinvoke.errors import MissingExtra
 from perinvoke.layer.account import Account
-from perinvoke.layer.errors import AwsLogin
+from perinvoke.layer.errors import AwsLogin, AwsUnavailable
 from perinvoke.layer.limits import MIB
 from perinvoke.layer.publish.plan import EVERYBODY, accounts_of, named, regions_of, targets_of, zips_of
 from perinvoke.layer.publish.publication import Publication
@@ -38,12 +38,13 @@ def publish(options: Namespace) -> int:
     regions = regions_of(options.region, account.region, lambda name: account.partition_of(name) is not None)
     layers = named(zips_of(options.zips, tell), options.name)
     targets = targets_of(layers, regions, options.bucket, accounts)
-    account.service("lambda", regions[0])  # makes no request: an endpoint that is no URL is told once, not by each region
+    if account.region is None:  # where a role is assumed, or a login exchanged
+        account = Account(profile=options.profile, region=regions[0], endpoint_url=options.endpoint_url)
     return _look(account, targets) if options.dry_run else _publish(account, targets)
 
 
 def _publish(account: Account, targets: Sequence[Target]) -> int:
-    account.check_credentials()
+    _check(account, targets)
 
     def do(target: Target, on_stage: Callable[[Stage], object], stop: threading.Event) -> Result:
         return Publication(account, target, on_stage=on_stage, stop=stop).publish()
@@ -62,6 +63,12 @@ def _publish(account: Account, targets: Sequence[Target]) -> int:
     failed = [each for each in results if each.outcome is Outcome.FAILED]
     tell(f"{len(failed)} of {len(results)} failed; when the reasons are gone, the same command finishes the rest.")
     return _FAILED
+
+
+def _check(account: Account, targets: Sequence[Target]) -> None:
+    """What all regions need is looked at once, and told once."""
+    account.check_credentials()
+    account.service("lambda", targets[0].region)  # makes no request: the endpoint may be no URL
 
 
 def _check_login(results: Sequence[Result]) -> None:
@@ -87,8 +94,8 @@ def _found(account: Account, targets: Sequence[Target]) -> tuple[list[Result], b
         return Publication(account, target, on_stage=on_stage, stop=stop).look()
 
     try:
-        account.check_credentials()
-    except AwsLogin as error:
+        _check(account, targets)
+    except (AwsLogin, AwsUnavailable) as error:
         return [Result(each, Outcome.FAILED, None, str(error), error) for each in targets], False
     with progress(len(targets)) as on_event:
         return run(targets, do, on_event)
