@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from botocore.model import OperationModel, ServiceModel
 
 from attaching import HANDLER, PUBLISH, READ, UPDATE, WRAPPER, Commands, variables
 from lambda_server import LATEST_PUBLISHED, LambdaServer
@@ -220,6 +221,23 @@ def test_no_region_for_a_role_is_told(command: Commands, monkeypatch: pytest.Mon
     monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     assert command("attach", "orders", "--profile", "me").stderr.startswith("perinvoke: no region is set: give --region")
+
+
+def test_a_botocore_that_does_not_know_managed_instances_is_told(
+    command: Commands, server: LambdaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its PublishVersion has no PublishTo; and what CapacityProviderConfig is, it doesn't read."""
+    name = server.function(managed=True)
+    model = ServiceModel.operation_model
+
+    def older(service: ServiceModel, operation: str) -> OperationModel:
+        found = model(service, operation)
+        if operation == "PublishVersion":
+            found.input_shape.members.pop("PublishTo", None)
+        return found
+
+    monkeypatch.setattr(ServiceModel, "operation_model", older)
+    refused(command, name, told="is older than Managed Instances, and can't tell whether")
 
 
 def test_no_credentials_are_told(command: Commands, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,6 +181,11 @@ class Service:
         action = f"{service}:{self.client.meta.method_to_api_mapping[operation]}"
         return _IAM_NAMES.get(action, action)
 
+    def knows(self, operation: str, parameter: str) -> bool:
+        """Whether the installed botocore is new enough for it; makes no request."""
+        model = self.client.meta.service_model.operation_model(self.client.meta.method_to_api_mapping[operation])
+        return parameter in model.input_shape.members
+
     def _refused(self, action: str, about: str, refusal: Refusal, error: Exception | None) -> NoReturn:
         where = {"action": action, "region": self.region, "code": refusal.code}
         text = f"{action} on {about} in {self.region}: {refusal.text}"

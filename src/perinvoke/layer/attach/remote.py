@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import botocore
+
 from perinvoke.layer.attach.configuration import configuration_of, members
 from perinvoke.layer.attach.pauses import pauses
 from perinvoke.layer.attach.secrets import without_values
@@ -42,11 +44,21 @@ class RemoteFunction:
     """A function in a region; lives as long as the command."""
 
     def __init__(self, account: Account, name: FunctionName, tell: Tell) -> None:
-        """``tell`` takes a line about what is being waited for."""
+        """``tell`` takes a line about what is being waited for.
+
+        Raises:
+            LayerError: no region is set, or botocore is too old.
+        """
         self._asked, self._about, self._tell = name.asked, f"function {name.name!r}", tell
         self.name = name.name
         self.service: Service = account.service("lambda", name.region)
         self._once = account.service("lambda", name.region, repeats=False)
+        if not self.service.knows("publish_version", "PublishTo"):
+            # It would leave out of the configuration what it doesn't know, and the function would seem to be an ordinary one.
+            raise LayerError(
+                f"the installed botocore {botocore.__version__} is older than Managed Instances, and can't tell whether "
+                f"{self._about} runs on them. Install a newer one: pip install --upgrade 'perinvoke[layer]'"
+            )
 
     def read(self) -> Configuration:
         """``$LATEST`` as it is now.
