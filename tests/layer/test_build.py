@@ -241,6 +241,12 @@ def test_the_report_has_sizes_beside_limits_the_largest_parts_the_hash_and_the_n
     assert done.stderr == "fetching what goes into the layer ...\nwriting ...\n"
 
 
+def test_versions_and_architectures_may_be_given_one_by_one(run, tmp_path):
+    done = run("--python", "3.12", "--python", "3.11", "--arch", "arm64", "--arch", "x86_64")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1] == "  for       Python 3.11, 3.12 on x86_64, arm64"
+
+
 def test_an_earlier_zip_of_that_name_is_replaced_and_others_are_left_and_told(run, tmp_path):
     out = tmp_path / "a folder"
     out.mkdir()

@@ -125,6 +125,12 @@ def test_it_goes_by_the_name_that_is_given(publisher: Publisher) -> None:
     assert [row[1] for row in done.rows()] == [f"my-{layer}"]
 
 
+def test_regions_may_be_given_one_by_one(publisher: Publisher) -> None:
+    publisher.zip()
+    done = publisher.run("--dry-run", "--region", REGIONS[2], regions=REGIONS[0])
+    assert list(done.results()) == [REGIONS[2], REGIONS[0]]
+
+
 def test_without_a_region_it_goes_where_the_variable_says(publisher: Publisher) -> None:
     publisher.zip()
     assert publisher.run(regions=None, AWS_DEFAULT_REGION="us-east-1").results() == {"us-east-1": "published"}

@@ -57,8 +57,12 @@ def _add(verbs: Any, name: str, text: str) -> Any:
 
 def _add_build(verbs: Any) -> None:
     build = _add(verbs, "build", "make the zips: one for all where everything is pure Python, else one for each target")
-    build.add_argument("--python", default="3.13,3.14", metavar="V,…", help="versions of Python (default: 3.13,3.14)")
-    build.add_argument("--arch", default="x86_64,arm64", metavar="A,…", help="architectures (default: x86_64,arm64)")
+    build.add_argument(
+        "--python", action=_Joined, default="3.13,3.14", metavar="V,…", help="versions of Python (default: 3.13,3.14)"
+    )
+    build.add_argument(
+        "--arch", action=_Joined, default="x86_64,arm64", metavar="A,…", help="architectures (default: x86_64,arm64)"
+    )
     build.add_argument("--with-boto3", action="store_true", help="bring boto3 too (default: the runtime's own)")
     build.add_argument("--with-sql", action="store_true", help="bring SQLAlchemy, psycopg and PyMySQL")
     build.add_argument(
@@ -90,7 +94,13 @@ def _add_publish(verbs: Any) -> None:
         help="let this account use it (may be repeated); 'all' means everybody",
     )
     publish.add_argument("--dry-run", action="store_true", help="look what is there already, print the plan, change nothing")
-    _add_aws(publish, "regions, with commas between them; default: AWS_DEFAULT_REGION, or the profile's", metavar="R,…")
+    publish.add_argument(
+        "--region",
+        action=_Joined,
+        metavar="R,…",
+        help="regions, with commas between them; default: AWS_DEFAULT_REGION, or the profile's",
+    )
+    _add_aws(publish)
 
 
 def _add_attach(verbs: Any) -> None:
@@ -120,10 +130,21 @@ def _add_change(parser: Any) -> None:
     parser.add_argument("--yes", action="store_true", help="don't ask")
     parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
     parser.add_argument("--no-publish", action="store_true", help="on Managed Instances, don't publish a version afterwards")
-    _add_aws(parser, "default: the ARN's, AWS_DEFAULT_REGION, or the profile's")
+    parser.add_argument("--region", metavar="R", help="default: the ARN's, AWS_DEFAULT_REGION, or the profile's")
+    _add_aws(parser)
 
 
-def _add_aws(parser: Any, region: str, metavar: str = "R") -> None:
-    parser.add_argument("--region", metavar=metavar, help=region)
+class _Joined(argparse.Action):
+    """Of an option whose value is a list: who gives it twice means both. Lives as long as the parser, which parses once."""
+
+    _is_given = False
+
+    def __call__(self, _parser: object, namespace: argparse.Namespace, values: Any, _option: str | None = None) -> None:
+        text = f"{getattr(namespace, self.dest)},{values}" if self._is_given else values
+        setattr(namespace, self.dest, text)
+        self._is_given = True
+
+
+def _add_aws(parser: Any) -> None:
     parser.add_argument("--profile", metavar="P", help="whose credentials; default: AWS_PROFILE")
     parser.add_argument("--endpoint-url", metavar="URL", help="another AWS, such as a local one")
