@@ -133,7 +133,7 @@ def not_allowed(action: str, about: str, region: str, refusal: Refusal) -> str:
 def _answered(response: Mapping[str, Any]) -> Refusal:
     told, meta = response.get("Error", {}), response.get("ResponseMetadata", {})
     code, status = str(told.get("Code", "")), int(meta.get("HTTPStatusCode", 0))
-    message = str(told.get("Message") or "no reason given")
+    message = " ".join(str(told.get("Message") or "no reason given").split())  # of a proxy's page too, one line
     if len(message) > _MOST_CHARACTERS:
         message = f"{message[:_MOST_CHARACTERS]}..."
     attempts = 1 + int(meta.get("RetryAttempts", 0))

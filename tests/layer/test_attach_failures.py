@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -244,6 +245,14 @@ def test_an_answer_that_is_not_of_lambda_is_told(command: Commands, verb: str) -
         done = command(verb, "orders", "--endpoint-url", stranger.url)
     assert done.returncode == 2
     assert "there was an answer, but none of AWS: it has no FunctionArn" in done.stderr
+
+
+def test_a_page_of_a_proxy_is_told_in_one_line(command: Commands) -> None:
+    page = json.dumps({"Message": "<html>\n<h1>Out of order</h1>\n</html>"}).encode()
+    with AwsServer(lambda line: answer(page, "503 Service Unavailable")) as proxy:
+        done = command("attach", "orders", "--endpoint-url", proxy.url)
+    assert done.stderr.count("\n") == 1
+    assert "503, <html> <h1>Out of order</h1> </html>. Try again later." in done.stderr
 
 
 def test_a_new_revision_without_a_change_is_published(command: Commands, server: LambdaServer) -> None:

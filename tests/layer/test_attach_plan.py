@@ -323,6 +323,7 @@ ARN = f"arn:aws:lambda:eu-west-1:{ACCOUNT}:function:orders"
     [
         ("orders", "orders", None),
         ("orders:$LATEST", "orders", None),
+        ("function:orders", "orders", None),
         (ARN, ARN, "eu-west-1"),
         (f"{ARN}:$LATEST", ARN, "eu-west-1"),
         (f"{ACCOUNT}:function:orders", f"{ACCOUNT}:function:orders", None),

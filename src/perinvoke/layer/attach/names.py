@@ -68,7 +68,9 @@ def parse_function(text: str) -> FunctionName:
         raise LayerError(
             f"{text!r} names a version or an alias, and those can't be changed. Give {found['name']}, without {':' + qualifier!r}"
         )
-    asked = text.removesuffix(f":{qualifier}") if qualifier else text
+    # "function:orders" isn't among the forms that AWS writes of, though its pattern takes it.
+    whole = found["name"] if found["account"] is None else text
+    asked = whole.removesuffix(f":{qualifier}") if qualifier else whole
     return FunctionName(name=found["name"], asked=asked, region=found["region"])
 
 
