@@ -110,6 +110,22 @@ def test_a_package_that_can_not_be_imported_leaves_the_function_as_it_is(module,
     assert done.stderr.count("\n") == 1
 
 
+OLDER_PYTHON = """\
+import sys, types
+names = [name for name in type(sys.flags).__match_args__ if name != "safe_path"]
+sys.flags, sys.version_info = types.SimpleNamespace(**{name: getattr(sys.flags, name) for name in names}), (3, 10, 13)
+"""
+
+
+def test_a_python_that_is_too_old_leaves_the_function_as_it_is(layer, script, tmp_path):
+    """Lambda attaches a layer to any runtime, whatever the layer says it is compatible with."""
+    (tmp_path / "sitecustomize.py").write_text(OLDER_PYTHON)
+    done = start(layer, PYTHON, script, _HANDLER="app.handler", PYTHONPATH=str(tmp_path))
+    assert told(done)[1]["_HANDLER"] == "app.handler"
+    assert done.stderr.startswith("perinvoke: can't be imported by ")
+    assert done.stderr.endswith("(RuntimeError: perinvoke needs Python 3.11 or newer); the function runs without perinvoke\n")
+
+
 def test_a_command_that_is_not_python_finds_perinvoke_where_its_python_path_leads(layer, tmp_path):
     """As another wrapper that is named behind this one."""
     for python_path in ("", "/somewhere"):

@@ -19,7 +19,7 @@ _OPTIONS = ("--in-process", "--no-preload")  # of the exec wrapper, when it begi
 def main() -> int:
     """Isolate the function's handler, and become the runtime."""
     folder = os.path.abspath(__file__).rsplit(os.sep, 3)[0]
-    if not sys.flags.safe_path:
+    if not getattr(sys.flags, "safe_path", False):  # Python 3.10 has no such flag
         # This script's own folder is no place for modules. What stands there instead is replaced by the command's.
         sys.path[0] = os.path.join(os.path.dirname(folder), "perinvoke")
     sys.path.append(folder)
@@ -28,10 +28,12 @@ def main() -> int:
         at += 1
     options, command = sys.argv[1:at], sys.argv[at:]
     try:
+        if sys.version_info < (3, 11):  # noqa: UP036  # Lambda doesn't look at what a layer is compatible with
+            raise RuntimeError("perinvoke needs Python 3.11 or newer")  # noqa: TRY301  # told as whatever else fails here
         from perinvoke.runtime.layer_command import prepared  # noqa: PLC0415  # the folder has to be on the path first
 
         run = prepared(options, command, folder)
-    except Exception as error:  # noqa: BLE001  # such as a Python that is too old for it
+    except Exception as error:  # noqa: BLE001  # whatever it is
         told = f"{type(error).__name__}: {error}"
         if sys.stderr is not None:  # it was closed when this process began
             sys.stderr.write(f"perinvoke: can't be imported by {sys.executable} ({told}); the function runs without perinvoke\n")
