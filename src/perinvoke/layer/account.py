@@ -127,6 +127,8 @@ class Account:
         """
         retries = {"mode": "standard", "total_max_attempts": _ATTEMPTS if repeats else 1}
         config = Config(connect_timeout=_CONNECT_SECONDS, read_timeout=read_seconds, retries=retries)
+        if not (region or self.region):  # botocore takes a variable that is there and empty for a region's name
+            raise LayerError(why_no_client(NoRegionError()))
         with self._making:
             try:
                 client = self._session.client(name, region_name=region, endpoint_url=self._endpoint_url, config=config)
