@@ -705,7 +705,7 @@ def test_a_deadlock_inside_a_savepoint_which_went_with_it_is_repeated(engine):
         meet = iter([lambda: barrier.wait(10)])
 
         def function(session: Session) -> None:
-            add(session, number=first)
+            locked(session, Counter, first).value += 1  # type: ignore[union-attr]  # it is there
             session.flush()
             next(meet, lambda: None)()
             with session.begin_nested():
