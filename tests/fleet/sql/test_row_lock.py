@@ -574,6 +574,7 @@ def test_models_that_are_read_from_a_union_of_tables_are_refused():
                 locked(session, Boat, key)
         with pytest.raises(SqlUseError, match="lock_row can't lock Ferry"):
             lock_row(session, session.get_one(Ferry, 3))
+    engine.dispose()
 
 
 def test_increments_of_many_are_none_lost(engine):
