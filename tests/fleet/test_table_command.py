@@ -327,6 +327,7 @@ NO_CREDENTIALS: dict[str, str | None] = {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_
     [
         (("describe", "nowhere"), {}, "there is no table 'nowhere' in eu-west-1"),
         (("describe", "nowhere"), {"AWS_DEFAULT_REGION": None}, "no region is set: give --region"),
+        (("describe", "nowhere"), {"AWS_DEFAULT_REGION": ""}, "no region is set: give --region"),
         (("describe", "nowhere", "--region", "not a region"), {}, "not a region"),
         (("describe", "nowhere"), NO_CREDENTIALS, "Unable to locate credentials. Log in"),
         (("describe", "nowhere"), {"AWS_SECRET_ACCESS_KEY": None}, "Partial credentials"),
@@ -347,6 +348,59 @@ def test_a_mistake_is_told_in_one_line(
     assert done.stderr.startswith("perinvoke: ")
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+ROLE = "[profile me]\nrole_arn = arn:aws:iam::123456789012:role/me\ncredential_source = Environment\n"
+_NOT_ASSUMED = b"<ErrorResponse><Error><Code>AccessDenied</Code><Message>it isn't yours</Message></Error></ErrorResponse>"
+
+
+def told_of_profile(table: Run, tmp_path: Path, profile: str, **changes: str | None) -> str:
+    """What stderr has of one that can't be used."""
+    config = tmp_path / "config"
+    config.write_text(profile)
+    done = table("describe", "abc", "--profile", "me", AWS_CONFIG_FILE=str(config), **changes)
+    assert (done.returncode, done.stdout) == (2, "")
+    return done.stderr
+
+
+def test_a_role_that_may_not_be_assumed_is_not_told_as_a_table_that_may_not_be_described(table: Run, tmp_path: Path) -> None:
+    with AwsServer(lambda _: answer(_NOT_ASSUMED, "403 Forbidden")) as sts:
+        told = told_of_profile(table, tmp_path, ROLE, AWS_ENDPOINT_URL_STS=sts.url)
+    assert told == "perinvoke: the credentials can't be had: AssumeRole, it isn't yours\n"
+
+
+def test_who_hands_out_credentials_and_is_not_there_is_told(table: Run, tmp_path: Path) -> None:
+    told = told_of_profile(table, tmp_path, ROLE, AWS_ENDPOINT_URL_STS=f"http://127.0.0.1:{closed_port()}", AWS_MAX_ATTEMPTS="1")
+    assert told.startswith("perinvoke: Could not connect to the endpoint URL")
+
+
+@pytest.mark.parametrize(
+    ("credentials", "told"),
+    [
+        ("credential_process = /nowhere/keys\n", "the credentials of profile 'me' can't be read: /nowhere/keys: No such file"),
+        ("credential_process = echo keys\n", "the credentials of profile 'me' can't be read: Expecting value"),
+    ],
+)
+def test_credentials_that_cannot_be_read_are_told(table: Run, tmp_path: Path, credentials: str, told: str) -> None:
+    assert told_of_profile(table, tmp_path, f"[profile me]\n{credentials}").startswith(f"perinvoke: {told}")
+
+
+def test_a_code_that_nobody_can_type_is_told(tmp_path: Path, variables: dict[str, str]) -> None:
+    config = tmp_path / "config"
+    config.write_text(f"{ROLE}mfa_serial = arn:aws:iam::123456789012:mfa/me\n")
+    done = subprocess.run(
+        command("describe", "abc", "--profile", "me"),
+        env=variables | {"AWS_CONFIG_FILE": str(config)},
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # without a terminal, at which it would ask all the same
+        capture_output=True,
+        text=True,
+        timeout=READY_SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "perinvoke: the profile 'me' asks for an MFA code, and nobody can type one here: stdin is no terminal." in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_without_boto3_it_says_what_to_install(table: Run, tmp_path: Path, variables: dict[str, str]) -> None:

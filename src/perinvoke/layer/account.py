@@ -17,6 +17,7 @@ except ModuleNotFoundError as missing:
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, NoRegionError
 
+from perinvoke.aws_credentials import NoCredentials, have_credentials
 from perinvoke.aws_refusals import ERRORS, Kind, not_allowed, not_from_aws, refusal_of, why_no_client
 from perinvoke.layer.errors import AwsForbidden, AwsLogin, AwsRefused, AwsUnavailable, LayerError
 
@@ -77,22 +78,12 @@ class Account:
         """
         try:
             with self._making:
-                found = self._session.get_credentials()
-                if found is not None:
-                    found.get_frozen_credentials()
+                found = have_credentials(self._session)
         except NoRegionError as error:
             raise LayerError(why_no_client(error)) from error
-        except ERRORS as error:
-            _no_credentials(refusal_of(error), error)
-        except EOFError as error:  # of getpass
-            raise AwsLogin(
-                f"the profile {self._session.profile_name!r} asks for an MFA code, and nobody can type one here: stdin is no "
-                "terminal. Assume the role before, and set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN."
-            ) from error
-        except (OSError, ValueError) as error:  # a program or a file that the profile names
-            why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-            raise AwsLogin(f"the credentials of profile {self._session.profile_name!r} can't be read: {why}") from error
-        if found is None:
+        except NoCredentials as error:
+            _no_credentials(error)
+        if not found:
             raise AwsLogin(
                 "there are no AWS credentials. Log in (aws login, aws sso login), set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or give --profile."
@@ -202,12 +193,11 @@ class Service:
         raise AwsRefused(text, **where) from error
 
 
-def _no_credentials(refusal: Refusal, error: Exception) -> NoReturn:
-    operation = getattr(error, "operation_name", "")
-    text = f"the credentials can't be had: {operation}, {refusal.text}" if operation else refusal.text
+def _no_credentials(error: NoCredentials) -> NoReturn:
+    refusal = error.refusal
     if refusal.kind in {Kind.UNREACHABLE, Kind.BUSY}:
-        raise AwsUnavailable(text, action="", region="", code=refusal.code, carried_out=False) from error
-    raise AwsLogin(text, code=refusal.code) from error
+        raise AwsUnavailable(refusal.text, action="", region="", code=refusal.code, carried_out=False) from error
+    raise AwsLogin(refusal.text, code=refusal.code) from error
 
 
 def _unknown(region: str) -> str:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, NoRegionError
 
+from perinvoke.aws_credentials import NoCredentials, have_credentials
 from perinvoke.aws_refusals import ERRORS, Kind, not_allowed, not_from_aws, refusal_of, why_no_client
 from perinvoke.fleet.errors import TableError, TableForbidden, TableMissing, TableUnavailable
 from perinvoke.fleet.table.shape import NO_TTL, table_of
@@ -43,7 +44,12 @@ class Account:
         self.table = table
         try:
             session = boto3.session.Session(profile_name=profile, region_name=region)
+            if not session.region_name:  # botocore takes a variable that is there and empty for a region's name
+                raise NoRegionError  # told like botocore's own
+            have_credentials(session)  # where there are none, the first request tells
             self._client = session.client("dynamodb", endpoint_url=endpoint_url, config=_CONFIG)
+        except NoCredentials as error:
+            self._no_credentials(error)
         except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is no URL
             raise self._wrong("dynamodb:DescribeTable", why_no_client(error)) from error
 
@@ -108,6 +114,13 @@ class Account:
             attempts = refusal.attempts or _ATTEMPTS
             raise self._unavailable(action, refusal.text, attempts, waited_seconds) from error
         raise self._wrong(action, refusal.text) from error
+
+    def _no_credentials(self, error: NoCredentials) -> NoReturn:
+        refusal, where = error.refusal, {"table": self.table, "action": "dynamodb:DescribeTable"}
+        if refusal.kind in {Kind.UNREACHABLE, Kind.BUSY}:
+            attempts = refusal.attempts or _ATTEMPTS
+            raise TableUnavailable(refusal.text, attempts=attempts, waited_seconds=0.0, carried_out=False, **where) from error
+        raise TableError(refusal.text, **where) from error
 
     def _wrong(self, action: str, message: str) -> TableError:
         return TableError(f"{action} on table {self.table!r}: {message}", table=self.table, action=action)

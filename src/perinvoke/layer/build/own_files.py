@@ -12,7 +12,7 @@ from perinvoke.layer.build.entries import Entry
 from perinvoke.layer.errors import LayerError
 
 # What a function has no use for: tools for whoever develops and ships it.
-_LEFT_OUT = {"local", "check", "layer", "demo", "cli.py", "__main__.py", "aws_refusals.py"}
+_LEFT_OUT = {"local", "check", "layer", "demo", "cli.py", "__main__.py", "aws_credentials.py", "aws_refusals.py"}
 _LEFT_OUT_BELOW = {("fleet", "table")}
 _WRAPPER = "exec"
 _EXTENSION = "perinvoke-pgbouncer"
