@@ -7,6 +7,7 @@ import functools
 import json
 import math
 from decimal import Decimal
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -245,6 +246,9 @@ def test_a_payload_that_json_does_not_know_is_an_error():
         ("", "no JMESPath expression"),
         ("parse_jsn(body)", r"there is no parse_jsn\(\)"),
         ("a[?starts(b, 'x')]", r"there is no starts\(\)"),
+        ("headers.['X-Request-Id']", r"headers.\['X-Request-Id'\]\", which is the same for every call"),
+        ("['user', 'order']", "the same for every call"),
+        ("detail | {user: 'user', order: `1`}", "the same for every call"),
         (7, "idempotent's key is 7; allowed are a JMESPath expression and a function"),
         (None, "idempotent's key is None"),
     ],
@@ -295,6 +299,29 @@ def traced(function):
 )
 def test_the_first_argument_is_found_after_self_and_by_its_name(function, args, kwargs):
     assert FirstArgument(function).of(args, kwargs) == "e"
+
+
+class Order(NamedTuple):
+    id: str
+    amount: int
+
+
+@pytest.mark.parametrize("argument", [Order("a", 1), object(), "order-1", 7, None])
+@pytest.mark.parametrize("expression", ["amount", "[id, amount]", "{amount: amount}", "detail.amount"])
+def test_what_has_no_members_for_jmespath_has_neither_key_nor_payload(argument, expression):
+    for find, name in ((key_of, "key"), (digest_of, "payload")):
+        with pytest.raises(IdempotencyKeyError, match=f"{name}=.*no members in one of type {type(argument).__name__}"):
+            find(source(expression, name), (argument,), {})
+
+
+def test_what_has_no_members_may_be_taken_as_a_whole():
+    assert key("@", "order-1") == "order-1"
+    assert key("@", ("a", 1)) == '["a",1]'
+    assert digest_of(source("length(@)", "payload"), ("order-1",), {}) == digest_of(source("`7`", "payload"), ({},), {})
+
+
+def test_a_member_that_is_missing_is_a_payload_too():
+    assert digest_of(source("missing", "payload"), (EVENT,), {}) == digest_of(source("nothing", "payload"), (EVENT,), {})
 
 
 def test_a_call_without_arguments_has_no_key():

@@ -87,7 +87,8 @@ class Source:
             if self._function is not None:
                 return self._function(*args, **kwargs)
             assert self._compiled is not None
-            return self._compiled.search(self._first.of(args, kwargs), options=_OPTIONS)
+            first = self._first.of(args, kwargs)
+            found = self._compiled.search(first, options=_OPTIONS)
         except Missing:
             raise IdempotencyKeyError(
                 f"{self.told} has nothing to be applied to: the function was called without arguments"
@@ -96,6 +97,13 @@ class Source:
             raise IdempotencyKeyError(f"{self.told} can't be applied to the call's first argument: {error}") from error
         except Exception as error:
             raise IdempotencyKeyError(f"{self.told} failed with {type(error).__name__}: {error}") from error
+        if not _has_members(first) and (found is None or _has_null(found, selects_members=self.selects_members)):
+            # Of a payload it would else be the same null in every call, and nothing would be compared.
+            raise IdempotencyKeyError(
+                f"{self.told} is applied to the call's first argument, and JMESPath finds no members in one of type "
+                f"{type(first).__name__}: {_short(first)}. Use a function of the call's arguments: lambda order: order.id"
+            )
+        return found
 
 
 def key_of(source: Source, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
@@ -211,6 +219,11 @@ def _compiled(argument: str, expression: str) -> Any:
         raise FixConfiguration(
             f"idempotent's {argument} is {expression!r}, which is no JMESPath expression: {error}. See https://jmespath.org"
         ) from error
+    if _is_same_always(_last(compiled.parsed)):
+        raise FixConfiguration(
+            f"idempotent's {argument} is {expression!r}, which is the same for every call: text in '…' or `…` stands for itself. "
+            'A member whose name needs quotes is written with double ones: headers."X-Request-Id"'
+        )
     unknown = sorted(_functions(compiled.parsed) - _WithParseJson.FUNCTION_TABLE.keys())
     if unknown:
         raise FixConfiguration(
@@ -232,11 +245,23 @@ def _last(node: Mapping[str, Any]) -> Mapping[str, Any]:
     return node
 
 
+def _is_same_always(node: Mapping[str, Any]) -> bool:
+    """Whether it puts together nothing but literals. A literal alone is meant: nobody takes it for a member."""
+    if node["type"] == "multi_select_dict":
+        return all(pair["children"][0]["type"] == "literal" for pair in node["children"])
+    return node["type"] == "multi_select_list" and all(child["type"] == "literal" for child in node["children"])
+
+
 def _has_null(value: Any, *, selects_members: bool) -> bool:
     """Whether a part of a key is missing. An object that was found as a whole may hold nulls."""
     if isinstance(value, list | tuple):
         return any(member is None or _has_null(member, selects_members=False) for member in value)
     return isinstance(value, dict) and selects_members and None in value.values()
+
+
+def _has_members(value: Any) -> bool:
+    """Whether an expression may find something in it: as JMESPath looks, not as Python would."""
+    return isinstance(value, list) or hasattr(value, "get")
 
 
 def _no_key(source: Source, value: Any, what: str) -> IdempotencyKeyError:
