@@ -135,6 +135,14 @@ def test_the_writes_own_condition_still_counts(resource, key):
             resource.put_item(**guard({"Item": {"id": key}, "ConditionExpression": condition}))
 
 
+def test_a_condition_of_boto3s_does_not_take_the_writes_own_placeholders(resource, key):
+    resource.put_item(Item={"id": key, "a": 1})
+    write = {"Key": {"id": key}, "UpdateExpression": "SET #n0 = :v1", "ConditionExpression": Attr("b").ne(2) & Attr("c").ne(3)}
+    names = {"ExpressionAttributeNames": {"#n0": "a"}, "ExpressionAttributeValues": {":v1": 9}}
+    resource.update_item(**guard(write | names))
+    assert item_of(resource, key) == {"id": key, "a": 9, "lease_token": 5}
+
+
 def test_actions_of_a_transaction_are_guarded(client, resource, table, key):
     put = {"Put": {"TableName": table, "Item": {"id": {"S": key}}}}
     update = {"Update": {"TableName": table, "Key": {"id": {"S": key + "!"}}, "UpdateExpression": "REMOVE x"}}

@@ -122,7 +122,11 @@ def _spell_out(write: dict[str, Any], *, in_types: bool) -> None:
         return
     from boto3.dynamodb.conditions import ConditionExpressionBuilder  # noqa: PLC0415  # only those who use Attr pay for it
 
-    built = ConditionExpressionBuilder().build_expression(condition)
+    used = {*(write.get("ExpressionAttributeNames") or ()), *(write.get("ExpressionAttributeValues") or ())}
+    builder = ConditionExpressionBuilder()  # it counts on: each expression has placeholders of its own
+    built = builder.build_expression(condition)
+    while used & {*built.attribute_name_placeholders, *built.attribute_value_placeholders}:
+        built = builder.build_expression(condition)
     values = built.attribute_value_placeholders
     write["ConditionExpression"] = built.condition_expression
     write["ExpressionAttributeNames"] = {**(write.get("ExpressionAttributeNames") or {}), **built.attribute_name_placeholders}
