@@ -110,6 +110,7 @@ def test_a_function_gets_all_arguments():
     ("made", "told"),
     [
         (lambda event: event["none such"], "failed with KeyError: 'none such'"),
+        (lambda: "order", "0 positional arguments but 1 was given. It is called with the same arguments as the call"),
         (lambda event: None, "null"),
         (lambda event: (event["id"], None), "in part null"),
         (lambda event: {"id": None}, "in part null"),

@@ -96,7 +96,8 @@ class Source:
         except JMESPathError as error:
             raise IdempotencyKeyError(f"{self.told} can't be applied to the call's first argument: {error}") from error
         except Exception as error:
-            raise IdempotencyKeyError(f"{self.told} failed with {type(error).__name__}: {error}") from error
+            how = ". It is called with the same arguments as the call" if self._function and isinstance(error, TypeError) else ""
+            raise IdempotencyKeyError(f"{self.told} failed with {type(error).__name__}: {error}{how}") from error
         if not _has_members(first) and (found is None or _has_null(found, selects_members=self.selects_members)):
             # Of a payload it would else be the same null in every call, and nothing would be compared.
             raise IdempotencyKeyError(
