@@ -268,6 +268,16 @@ def test_no_pause_is_longer_than_what_is_left_nor_than_its_bound():
     assert patience.waited_seconds() == 3.0
 
 
+@pytest.mark.parametrize("dice", [0.3, 0.6, 0.9, 0.99])
+def test_who_waits_goes_on_looking_until_the_time_is_up(dice):
+    now = [0.0]
+    patience = Patience(3.0, Clock(lambda: now[0], lambda: 0.0, lambda low, high: low + dice * (high - low)))
+    while (pause := patience.pause()) is not None:
+        now[0] += pause
+    assert 2.98 < now[0] < 3.0
+    assert patience.pauses < 50
+
+
 def test_a_call_and_a_pause_say_what_they_are():
     step = add_one("t")
     assert (step.table, step.action) == ("t", "dynamodb:UpdateItem")

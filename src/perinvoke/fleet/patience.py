@@ -6,7 +6,6 @@ https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
 
 from __future__ import annotations
 
-import math
 import random
 import time
 
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
 # Seconds. The first bound is about what a request takes; the last one is what a waiter may come late by. Both arbitrary.
 _FIRST_SECONDS = 0.05
 _LAST_SECONDS = 1.0
+# Seconds. About what a request takes, too: nothing comes of one that is begun later.
+_LEAST_SECONDS = 0.01
 
 
 class Clock:
@@ -73,11 +74,12 @@ class Patience:
         return self.clock.monotonic() - self.started
 
     def pause(self) -> float | None:
-        """How long to pause next; None when there would be no time left for what comes after it."""
+        """How long to pause next; None when there would be no time left for what comes after it.
+
+        Drawn from no more than what is left: who drew from more would give up long before the end, and not see what happens then.
+        """
         self.pauses += 1
-        pause = self.clock.uniform(0.0, self._bound)
-        self._bound = min(self._bound * 2, self._last)
         left = self.left()
-        if left == math.inf or pause < left:
-            return pause
-        return None
+        pause = self.clock.uniform(0.0, min(self._bound, left))
+        self._bound = min(self._bound * 2, self._last)
+        return pause if left > _LEAST_SECONDS and pause < left else None
