@@ -553,6 +553,18 @@ def test_waiting_ends_before_the_deadline(client, table, key):
     assert time.monotonic() - started < 1.0
 
 
+def striking(exception: type[BaseException], function: Any) -> Any:
+    """A signal's handler that raises while the function runs; when that is over, it would be the test that is interrupted."""
+
+    def strike(_: int, frame: Any) -> None:
+        while frame is not None and frame.f_code is not function.__code__:
+            frame = frame.f_back
+        if frame is not None:
+            raise exception
+
+    return strike
+
+
 @pytest.mark.usefixtures("_here")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sockets that botocore didn't get to close
 @pytest.mark.parametrize("exception", [KeyboardInterrupt, TimeoutError])
@@ -573,8 +585,8 @@ def test_however_it_is_interrupted_nobody_holds_it_afterwards(  # noqa: PLR0917 
     faults(note)
     dice, outcomes = random.Random(7), []
 
-    def strike(*_: object) -> None:
-        raise exception
+    def called() -> None:
+        handler({}, context(30))
 
     def cycle(event, context):
         with LeaseLock(table, key):
@@ -586,12 +598,12 @@ def test_however_it_is_interrupted_nobody_holds_it_afterwards(  # noqa: PLR0917 
     for _ in range(5):
         handler({}, context(30))
     seconds = (time.monotonic() - started) / 5
-    before = signal.signal(signal.SIGALRM, strike)
+    before = signal.signal(signal.SIGALRM, striking(exception, called))
     try:
         for number in range(100):
             signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.0001, 1.3 * seconds))
             try:
-                handler({}, context(30))
+                called()
                 outcomes.append("done")
             except BaseException as error:
                 outcomes.append(type(error).__name__)
