@@ -151,6 +151,18 @@ def test_a_session_that_an_invocation_forgot_begins_anew_in_the_next(nested, pos
     assert used.pool.stats().connects == 1
 
 
+def test_a_listener_that_asks_for_a_connection_where_a_forgotten_session_is_rolled_back_gets_none(postgres: Postgres, new_engine):
+    used = new_engine(postgres.url(), max_connections=1)
+    asking = Session(used)
+    event.listen(asking, "after_soft_rollback", lambda session, _: session.execute(text("SELECT 1")))
+
+    def ask() -> Any:
+        return asking.execute(text("SELECT 1")).scalar()
+
+    assert [invoke(ask, remaining_ms=8000) for _ in range(2)] == [1, 1]
+    assert used.pool.stats().in_use == 0
+
+
 def test_a_kept_connection_says_that_its_transaction_is_over_and_goes_on_once_it_is_rolled_back(postgres: Postgres, new_engine):
     used = new_engine(postgres.url(), max_connections=1)
     kept = used.connect()

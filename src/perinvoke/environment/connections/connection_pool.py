@@ -83,12 +83,18 @@ class ConnectionPool:
         Raises:
             PoolTimeout: others had all of them for all that time.
             NotInInvocation: the borrower's invocation has ended meanwhile.
-            PoolError: others go by another budget.
+            PoolError: others go by another budget; or it is wanted by what is called while connections are cleaned or closed.
             RootError, ScratchFull: the files of the budget can't be kept.
 
         What opening a connection raises comes through unchanged.
         """
         budget = self._budget()
+        if budget.keeper.is_here():  # what it waited for, it would have to do itself
+            raise PoolError(
+                f"{self.name} lends no connection to what is called while one is cleaned or closed, such as a session's listener "
+                "of a rollback, or a pool's reset, check or close",
+                name=self.name,
+            )
         loan = Loan(self.holdings, borrower.key)
         with budget.lock:
             self.holdings.begin_loan(loan)

@@ -68,6 +68,10 @@ class Keeper:
             self.start()
             self.wake()
 
+    def is_here(self) -> bool:
+        """Whether this is its thread, which must not wait for what it is to do itself."""
+        return threading.current_thread() is self._thread
+
     def look_by(self, at: float) -> None:
         """Have it look after everything at that second of the monotonic clock, or before. Under the budget's lock."""
         self._due = min(self._due, at)
