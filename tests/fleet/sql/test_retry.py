@@ -146,6 +146,9 @@ def test_as_a_decorator_it_adds_the_session_to_the_functions_own_arguments(engin
 
 
 def test_as_a_decorator_of_a_method_it_adds_the_session_after_self(engine):
+    def told(function: Any) -> Any:
+        return functools.wraps(function)(lambda *args: function(*args))
+
     class Shop:
         number = 2
 
@@ -161,9 +164,24 @@ def test_as_a_decorator_of_a_method_it_adds_the_session_after_self(engine):
         def total(self, session: Session) -> int:
             return add(session, 0, self.number).value
 
+        @retry_conflicts(engine=engine)
+        @told
+        def return_one(self, session: Session) -> int:
+            return add(session, -1, self.number).value
+
+        @retry_conflicts(engine=engine)
+        def return_all(self, *args: Any) -> int:
+            return add(args[0], -sum(args[1:]), self.number).value
+
+        @retry_conflicts(engine=engine)
+        @staticmethod
+        def stolen(session: Session, by: int) -> int:
+            return add(session, -by, 2).value
+
     shop = Shop()
     assert [shop.book(5), shop.book(by=2), Shop.cancel(by=1)] == [5, 7, 6]
     assert retry_conflicts(shop.total, engine=engine) == retry_conflicts(engine=engine)(shop.total)() == 6
+    assert [shop.return_one(), shop.return_all(2, 2), shop.stolen(1)] == [5, 1, 0]
 
 
 def test_each_attempt_has_a_new_session_without_what_the_last_one_did(engine):
@@ -185,6 +203,25 @@ def test_options_reach_the_session(engine):
     options = {"expire_on_commit": True, "info": {"who": "Ann"}, "autoflush": False}
     session = retry_conflicts(lambda session: session, engine=engine, session_options=options)
     assert (session.info["who"], session.autoflush, session.expire_on_commit) == ("Ann", False, True)
+
+
+def test_a_session_class_of_ones_own_may_take_other_arguments_and_goes_to_no_other_database(engine, tmp_path):
+    elsewhere = sa.create_engine(f"sqlite:///{tmp_path / 'elsewhere.db'}")
+
+    class Tenants(Session):
+        def __init__(self, tenant: str, *, bind: Any = None) -> None:
+            super().__init__(bind, expire_on_commit=True)
+            self.tenant = tenant
+
+        def get_bind(self, *_: Any, **__: Any) -> Any:
+            return elsewhere
+
+    def ask(session: Tenants) -> Any:
+        return session.tenant, add(session, 1, 2)
+
+    tenant, counter = retry_conflicts(ask, engine=engine, session_class=Tenants, session_options={"tenant": "ann"})
+    assert (tenant, counter.value, value_of(engine, 2)) == ("ann", 1, 1)
+    elsewhere.dispose()
 
 
 def test_a_session_class_of_ones_own_has_its_methods_and_listeners(engine):

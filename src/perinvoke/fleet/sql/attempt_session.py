@@ -34,8 +34,16 @@ class AttemptSession(Session):
     """An attempt's session: only its owner ends its transaction."""
 
     def __init__(self, connection: Connection, options: dict[str, Any]) -> None:
-        super().__init__(connection, **options)
+        options = dict(options)
+        expire_on_commit = options.pop("expire_on_commit")  # a class of one's own may take no such argument, or say it itself
+        super().__init__(bind=connection, **options)  # by name: what comes first there may be another one's
+        self.expire_on_commit = expire_on_commit
         self.changes = Changes()
+        self._attempts_connection = connection
+
+    def get_bind(self, *_: object, bind: Any = None, **__: object) -> Any:
+        """The attempt's connection, wherever a class of one's own would go: no other is committed, and repeated, with it."""
+        return self._attempts_connection if bind is None else bind
 
     def flush(self, objects: Any = None) -> None:
         """As SQLAlchemy's; notes what is about to be changed."""

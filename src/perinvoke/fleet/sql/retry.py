@@ -77,7 +77,8 @@ _LAST_SECONDS = 0.2
 _LEVELS = ("READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 # Options of a session that say where and when it commits, which is decided here.
 _OURS = ("bind", "binds", "twophase", "autobegin", "join_transaction_mode")
-_CO_GENERATOR, _CO_COROUTINE, _CO_ASYNC_GENERATOR = 0x20, 0x80, 0x200  # of a code object: inspect's names for them
+# Of a code object: inspect's names for them.
+_CO_VARARGS, _CO_GENERATOR, _CO_COROUTINE, _CO_ASYNC_GENERATOR = 0x04, 0x20, 0x80, 0x200
 
 if TYPE_CHECKING:
 
@@ -189,7 +190,9 @@ def retry_conflicts(
         _check_function(fn)
         return conflicts.repeat(fn)
 
-    def decorator(function: Callable[..., Any]) -> Callable[..., Any]:
+    def decorator(function: Any) -> Any:
+        if isinstance(function, staticmethod | classmethod):  # else its objects would pass themselves on
+            return type(function)(decorator(function.__func__))
         _check_function(function)
         before = 1 if _is_method(function) else 0
 
@@ -361,11 +364,16 @@ def _check_function(function: object) -> None:
 
 
 def _is_method(function: Any) -> bool:
-    """By the name of its first parameter: when it is decorated it belongs to no class yet. A bound one has that already."""
+    """By the name of its first parameter: when it is decorated it belongs to no class yet. A bound one has that already.
+
+    What another decorator has made of it takes what it did.
+    """
+    while hasattr(function, "__wrapped__") and getattr(function, "__self__", None) is None:
+        function = function.__wrapped__
     code = getattr(function, "__code__", None)
     return (
         code is not None
-        and code.co_argcount > 1
+        and (code.co_argcount > 1 or (code.co_argcount == 1 and bool(code.co_flags & _CO_VARARGS)))
         and code.co_varnames[0] in ("self", "cls")
         and getattr(function, "__self__", None) is None
     )
