@@ -7,10 +7,13 @@ import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
 from perinvoke import engine, isolated
+from perinvoke.environment.connections import behind_pgbouncer
+from perinvoke.environment.connections.pgbouncer import Facts
 from perinvoke.errors import PgBouncerError, PgBouncerNotRunning, PoolError
 from processes import wait_until
 from stalls import repeated_after_a_stall
@@ -56,6 +59,35 @@ def test_it_connects_keeps_the_connection_and_cleans_it(url, running):
         assert used.pool.stats().connects == 1
     finally:
         used.dispose()
+
+
+@pytest.mark.parametrize(
+    ("pool_mode", "closes_by_message", "prepares"),
+    [("transaction", True, True), ("transaction", False, False), ("session", False, True)],
+)
+def test_psycopg_prepares_where_it_can_give_a_statement_up(pool_mode, closes_by_message, prepares, monkeypatch):
+    facts = Facts(
+        name="default",
+        socket_directory="/x",
+        database="d",
+        user="u",
+        pool_mode=pool_mode,
+        prepared_statements=True,
+        version="1.24.1",
+        max_connections=4,
+        resets=True,
+    )
+    monkeypatch.setattr(behind_pgbouncer, "find", lambda *_: facts)
+    monkeypatch.setattr(psycopg.capabilities, "has_send_close_prepared", lambda: closes_by_message)
+    asked: dict[str, Any] = {}
+
+    def refuse(**arguments: Any) -> None:
+        asked.update(arguments)
+        raise PgBouncerError("it was only asked", name="default")
+
+    with pytest.raises(PgBouncerError, match="only asked"):
+        behind_pgbouncer.BehindPgBouncer("/x", "default", None, "psycopg").connect(refuse, (), {}, 1.0)
+    assert ("prepare_threshold" not in asked) is prepares
 
 
 def test_more_workers_than_connections_take_turns(running):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import itertools
 
 import pytest
@@ -31,5 +32,16 @@ def test_every_stage_leads_to_the_end():
 def test_a_loan_knows_the_line_that_asked():
     def ask() -> Loan:
         return Loan(None, None)
+
+    assert ask().place() == f"{__file__}:{ask.__code__.co_firstlineno + 1} in ask"
+
+
+@pytest.mark.parametrize("package", ["sqlalchemy", "sqlmodel", "flask_sqlalchemy"])
+def test_a_library_that_asks_for_its_caller_is_not_told(package):
+    between = {"__name__": f"{package}.session"}
+    exec("def execute(ask): return ask()", between)  # a function of that library's
+
+    def ask() -> Loan:
+        return between["execute"](functools.partial(Loan, None, None))  # type: ignore[operator, no-any-return]  # that function
 
     assert ask().place() == f"{__file__}:{ask.__code__.co_firstlineno + 1} in ask"

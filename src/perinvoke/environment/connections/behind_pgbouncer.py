@@ -90,7 +90,8 @@ class BehindPgBouncer:
 
     def _ways(self, facts: Facts) -> dict[str, Any]:
         ways: dict[str, Any] = dict(facts.client_arguments())
-        if self.driver == "psycopg" and not facts.prepared_statements:
+        can = facts.prepared_statements and (facts.pool_mode == "session" or _closes_by_message())
+        if self.driver == "psycopg" and not can:
             ways["prepare_threshold"] = None  # what one transaction prepares, the next finds at another server connection, or not
         return ways
 
@@ -102,6 +103,17 @@ class BehindPgBouncer:
                 name=self._name,
             )
         self._facts = facts
+
+
+def _closes_by_message() -> bool:
+    """Whether psycopg gives up a prepared statement by the protocol's message: from 3.2 on, with libpq 17.
+
+    Else it sends DEALLOCATE with a name that PgBouncer doesn't know: statements have others at the server.
+    """
+    import psycopg  # noqa: PLC0415  # optional dependency, which is there when it is to connect
+
+    ask = getattr(getattr(psycopg, "capabilities", None), "has_send_close_prepared", None)
+    return ask is not None and bool(ask())
 
 
 def _listens(facts: Facts) -> bool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from perinvoke.environment.connections.slots import Slot
 
 # Code that takes a connection on somebody else's account: whose line is told, is the first one that isn't here.
-_NOT_THE_TAKER = ("perinvoke", "sqlalchemy", "contextlib", "alembic", "pandas")
+_NOT_THE_TAKER = ("perinvoke", "sqlalchemy", "contextlib", "alembic", "pandas", "sqlmodel", "flask_sqlalchemy")
 
 
 # Nobody has used the connection since it was opened or cleaned.
