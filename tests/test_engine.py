@@ -151,6 +151,25 @@ def test_a_session_that_an_invocation_forgot_begins_anew_in_the_next(nested, pos
     assert used.pool.stats().connects == 1
 
 
+def test_a_session_whose_connection_was_lost_begins_anew_in_the_next_invocation(postgres: Postgres, new_engine):
+    used = new_engine(postgres.url(), max_connections=1)
+    new_table(used, "begun")
+    everywhere = Session(used)
+
+    def lose() -> None:
+        everywhere.execute(text("INSERT INTO begun VALUES (1)"))
+        everywhere.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    def add() -> Any:
+        everywhere.execute(text("INSERT INTO begun VALUES (1)"))
+        everywhere.commit()
+        return everywhere.execute(text("SELECT count(*) FROM begun")).scalar()
+
+    with pytest.raises(sqlalchemy.exc.OperationalError):
+        invoke(lose)
+    assert [invoke(add), invoke(add)] == [1, 2]
+
+
 def test_a_listener_that_asks_for_a_connection_where_a_forgotten_session_is_rolled_back_gets_none(postgres: Postgres, new_engine):
     used = new_engine(postgres.url(), max_connections=1)
     asking = Session(used)

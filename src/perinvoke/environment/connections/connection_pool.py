@@ -258,7 +258,9 @@ class ConnectionPool:
 
         Blocks for ``wait_seconds`` at most: what isn't clean by then is cut, and closed.
         """
-        return invocation_end.take_back_all(self.holdings, key, wait_seconds)
+        lines = invocation_end.take_back_all(self.holdings, key, wait_seconds)
+        self._connector.end_bereft(key)
+        return lines
 
     def dispose(self) -> None:
         """Close what is idle, soon, and what is in use when it is returned. Doesn't block."""

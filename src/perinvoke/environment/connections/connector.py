@@ -36,6 +36,12 @@ if TYPE_CHECKING:
             ``is_cut``: another thread, which may be in the middle of using it, goes on.
             """
 
+        def end_bereft(self, key: Hashable, /) -> None:
+            """The end of who borrowed as ``key``, which has returned all: what lost its connection meanwhile begins anew.
+
+            Raises nothing.
+            """
+
         def begin_cleaning(self, connection: Any, /) -> Cleaning:
             """Have the server remove what its last user left in its session, as far as that goes without waiting."""
 

@@ -11,7 +11,7 @@ from perinvoke.errors import PoolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
     from types import TracebackType
     from typing import Any
 
@@ -134,6 +134,9 @@ class PlainConnector:
         """Nothing: whoever still refers to it can't be kept from using it, so it is closed."""
         del is_cut
         raise NotImplementedError(f"a forgotten {type(connection).__name__} is not lent again")
+
+    def end_bereft(self, _key: Hashable) -> None:
+        """Nothing: whoever had it knows."""
 
     def begin_cleaning(self, _connection: Any) -> Cleaning:
         """Whether there is anything to do: all of it blocks."""

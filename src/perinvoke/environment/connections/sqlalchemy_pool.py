@@ -21,7 +21,7 @@ from perinvoke.environment.connections.network_end import CLOSE_SECONDS, Network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Hashable, Iterator
     from types import FrameType
     from typing import Any
 
@@ -49,6 +49,8 @@ class EnginePool(Pool):
         super().__init__(creator, **options)
         self.lender = lender
         self._borrower = borrower
+        # Sessions whose connections were lost while they were lent, and in which thread: by whose loans these were.
+        self._bereft: dict[Hashable, list[tuple[int, Any]]] = {}
 
     def stats(self) -> Stats:
         """The figures of all workers of the execution environment. Doesn't block."""
@@ -76,7 +78,20 @@ class EnginePool(Pool):
     def _do_return_conn(self, record: Any) -> None:
         entry: Entry | None = record.record_info.get(_ENTRY)
         if entry is not None:
+            loan = entry.loan
+            if loan is not None and loan.key is not None and record.dbapi_connection is None:
+                bereft = (loan.thread_id, sqlalchemy_users.session_of(record))
+                self._bereft.setdefault(loan.key, []).append(bereft)
             self.lender.take_back(entry, dropped=_by_garbage_collector())
+
+    def end_bereft(self, key: Hashable) -> None:
+        """Have the sessions begin anew that lost their connections. Not those of threads that are left over."""
+        for thread_id, references in self._bereft.pop(key, ()):
+            try:
+                if thread_id == threading.get_ident():
+                    sqlalchemy_users.end_session(references)
+            except Exception as error:  # noqa: BLE001  # of somebody's listener; its invocation has ended
+                logger.debug("a session that lost its connection of %s can't be rolled back: %r", self.lender.name, error)
 
     def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
         """Every close of a connection goes through here, also of one that is lost in a handler, which doesn't wait for it."""
@@ -171,7 +186,7 @@ class EngineConnector:
         """Have SQLAlchemy roll back and take it from whoever still refers to it."""
         try:
             if not is_cut:
-                sqlalchemy_users.end_session(connection)
+                sqlalchemy_users.end_session(sqlalchemy_users.session_of(connection))
         finally:
             fairy = connection.fairy_ref() if connection.fairy_ref is not None else None
             if fairy is not None and fairy.is_valid:
@@ -181,6 +196,10 @@ class EngineConnector:
             sqlalchemy_users.let_go(connection)
         if connection.dbapi_connection is not None:
             self.dialect.do_rollback(connection.dbapi_connection)
+
+    def end_bereft(self, key: Hashable) -> None:
+        """Have the sessions begin anew that lost their connections."""
+        self.pool.end_bereft(key)
 
     def begin_cleaning(self, connection: Any) -> Cleaning:
         """See whether the option ``reset`` leaves anything to do; psycopg can send it without waiting."""

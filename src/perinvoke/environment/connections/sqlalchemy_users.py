@@ -4,7 +4,8 @@ A connection that an invocation forgot is taken from them, and they may be used 
 ``scoped_session`` that nobody removes, is the next invocation's, too. Without being told they would go on, for as long as the
 worker lives, with what they no longer have.
 
-* A session's transaction is rolled back, so that the session begins anew when it is used next. Not where a thread that is left
+* A session's transaction is rolled back, so that the session begins anew when it is used next; also where its connection was lost
+  before, as when the deadline interrupts a query. Not where a thread that is left
   over may be in the middle of it: that one would commit its second half.
 * All others get SQLAlchemy's ``PendingRollbackError`` until they roll back themselves.
 """
@@ -52,9 +53,14 @@ def _watch_sessions() -> None:
         _sees_sessions = True
 
 
-def end_session(record: Any) -> None:
-    """Roll back the session that uses a record, which then returns the connection. Raises what the driver does."""
-    session, transaction = _alive(record.record_info.pop(_TRANSACTION, ()), 2)
+def session_of(record: Any) -> Any:
+    """The session that uses a record, for ``end_session``; the record knows it no more."""
+    return record.record_info.pop(_TRANSACTION, ())
+
+
+def end_session(references: Any) -> None:
+    """Roll back a session, unless it has gone on; it then returns its connections. Raises what the driver does."""
+    session, transaction = _alive(references, 2)
     if transaction is not None and session.get_transaction() is transaction:
         session.rollback()
 
