@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -168,6 +169,17 @@ def test_a_session_whose_connection_was_lost_begins_anew_in_the_next_invocation(
     with pytest.raises(sqlalchemy.exc.OperationalError):
         invoke(lose)
     assert [invoke(add), invoke(add)] == [1, 2]
+
+
+def test_a_session_that_was_used_in_a_thread_which_has_ended_begins_anew_too(postgres: Postgres, new_engine):
+    used = new_engine(postgres.url(), max_connections=1)
+    everywhere = Session(used)
+
+    def ask_in_thread() -> Any:
+        with ThreadPoolExecutor(1) as threads:
+            return threads.submit(lambda: everywhere.execute(text(PID)).scalar()).result()
+
+    assert invoke(ask_in_thread) == invoke(ask_in_thread)
 
 
 def test_a_listener_that_asks_for_a_connection_where_a_forgotten_session_is_rolled_back_gets_none(postgres: Postgres, new_engine):

@@ -145,6 +145,10 @@ class Loan:
         """The line that took it."""
         return "an unknown line" if self.code is None else f"{self.code.co_filename}:{self.line} in {self.code.co_name}"
 
+    def is_elsewhere(self) -> bool:
+        """Whether another thread took it that is still there: it may be using it right now."""
+        return self.thread_id != threading.get_ident() and self.thread_id in sys._current_frames()  # noqa: SLF001  # documented
+
     def settle(self) -> None:
         """Tell who waits for it that it has got something."""
         if self.settled is not None:

@@ -64,7 +64,7 @@ def _taken_from(holdings: Holdings, loan: Loan) -> Entry:
     holdings.end_loan(loan, entry)
     loan.entry = None
     entry.move(Stage.CLEANING)
-    entry.is_cut = loan.thread_id != threading.get_ident()
+    entry.is_cut = loan.is_elsewhere()
     if entry.is_cut and entry.end is not None:
         entry.end.cut()  # another thread may be using it right now; nobody else may, before that has failed
     return entry

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from perinvoke.environment.connections.connection_pool import ConnectionPool
     from perinvoke.environment.connections.connector import Borrower
-    from perinvoke.environment.connections.entry import Entry
+    from perinvoke.environment.connections.entry import Entry, Loan
     from perinvoke.environment.connections.figures import Stats
 
 _ENTRY = "perinvoke.entry"  # in a record's record_info, as long as it lives
@@ -49,8 +49,8 @@ class EnginePool(Pool):
         super().__init__(creator, **options)
         self.lender = lender
         self._borrower = borrower
-        # Sessions whose connections were lost while they were lent, and in which thread: by whose loans these were.
-        self._bereft: dict[Hashable, list[tuple[int, Any]]] = {}
+        # Loans whose connections were lost, and the sessions that used these: by whose loans they were.
+        self._bereft: dict[Hashable, list[tuple[Loan, Any]]] = {}
 
     def stats(self) -> Stats:
         """The figures of all workers of the execution environment. Doesn't block."""
@@ -80,15 +80,14 @@ class EnginePool(Pool):
         if entry is not None:
             loan = entry.loan
             if loan is not None and loan.key is not None and record.dbapi_connection is None:
-                bereft = (loan.thread_id, sqlalchemy_users.session_of(record))
-                self._bereft.setdefault(loan.key, []).append(bereft)
+                self._bereft.setdefault(loan.key, []).append((loan, sqlalchemy_users.session_of(record)))
             self.lender.take_back(entry, dropped=_by_garbage_collector())
 
     def end_bereft(self, key: Hashable) -> None:
         """Have the sessions begin anew that lost their connections. Not those of threads that are left over."""
-        for thread_id, references in self._bereft.pop(key, ()):
+        for loan, references in self._bereft.pop(key, ()):
             try:
-                if thread_id == threading.get_ident():
+                if not loan.is_elsewhere():
                     sqlalchemy_users.end_session(references)
             except Exception as error:  # noqa: BLE001  # of somebody's listener; its invocation has ended
                 logger.debug("a session that lost its connection of %s can't be rolled back: %r", self.lender.name, error)
