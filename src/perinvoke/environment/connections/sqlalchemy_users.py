@@ -5,8 +5,8 @@ A connection that an invocation forgot is taken from them, and they may be used 
 worker lives, with what they no longer have.
 
 * A session's transaction is rolled back, so that the session begins anew when it is used next; also where its connection was lost
-  before, as when the deadline interrupts a query. Not where a thread that is left
-  over may be in the middle of it: that one would commit its second half.
+  before, as when the deadline interrupts a query. Not where a thread that is left over may be in the middle of it: that one would
+  commit its second half.
 * All others get SQLAlchemy's ``PendingRollbackError`` until they roll back themselves.
 """
 
