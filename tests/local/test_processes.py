@@ -17,6 +17,7 @@ import pytest
 from environments import FUNCTIONS, event, local, result, run
 from perinvoke.local import Status, drive
 from processes import MARK, alive, marked, wait_until
+from stalls import repeated_after_a_stall
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -221,6 +222,7 @@ def test_kill_9_of_the_runner_leaves_nothing(mark: str, temp: Path) -> None:
     wait_until(lambda: not list(temp.iterdir()))
 
 
+@repeated_after_a_stall
 def test_at_the_end_a_handler_gets_sigterm_and_a_moment(mark: str, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with local("app.say_goodbye", workers=1, env={MARK: mark}) as environment:
