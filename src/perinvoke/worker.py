@@ -326,7 +326,7 @@ def _leftovers(invocation: Invocation) -> tuple[list[str], bool]:
 
 def _clear(scratch: Scratch, *, clean: bool) -> list[str]:
     try:
-        if scratch.handed_out and scratch.directory is not None:
+        if scratch.directory is not None:  # whoever asked for it: code that TMPDIR tells isn't seen
             forget_directories_below(scratch.directory)
         scratch.close(left_nobody=clean)
     except (OSError, PerinvokeError) as error:

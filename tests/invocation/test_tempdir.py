@@ -143,6 +143,34 @@ if __name__ == "__main__":
     assert run.stdout == "[1, 2, 3]\n", run.stderr
 
 
+def test_a_fork_server_of_a_multiprocessing_that_an_invocation_loads_ends_with_it(root, monkeypatch):
+    """It was made before anybody could keep its socket out of the scratch; the next invocation starts another one."""
+    script = """
+import multiprocessing, os, sys
+from perinvoke import isolated
+
+@isolated
+def handler(event, context):
+    process = multiprocessing.get_context("forkserver").Process(target=abs, args=(event,))
+    process.start()
+    process.join()
+    server = sys.modules["multiprocessing.forkserver"]._forkserver
+    return process.exitcode, server._forkserver_pid
+
+if __name__ == "__main__":
+    assert "multiprocessing.util" not in sys.modules
+    codes, pids = zip(*[handler(number, None) for number in (1, 2, 3)])
+    print(codes, pids[0] != pids[1], pids[1] == pids[2], os.path.exists(f"/proc/{pids[0]}"))
+"""
+    file = root.parent / "loads_it_late.py"
+    file.write_text(script)
+    short = tempfile.mkdtemp(prefix="p", dir="/tmp")  # as above
+    monkeypatch.setenv("PERINVOKE_ROOT", short)
+    run = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, check=False, timeout=60)
+    assert run.stdout == "(0, 0, 0) True True False\n", run.stderr
+    shutil.rmtree(short)
+
+
 def test_on_a_full_disk_a_child_of_a_shared_process_that_needs_no_file_still_runs(monkeypatch):
     monkeypatch.setenv("AWS_LAMBDA_CONCURRENCY_MODE", "thread")
 

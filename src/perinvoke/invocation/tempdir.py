@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextvars
 import os
+import signal
 import sys
 
 from perinvoke.errors import NotInInvocation
@@ -88,10 +89,31 @@ def forget_directories_below(scratch: str) -> None:
     config = getattr(module.process.current_process(), "_config", {})
     directory = config.get("tempdir")
     if isinstance(directory, str) and directory.startswith(scratch + "/"):
+        _end_forkserver(directory)
         del config["tempdir"]
         for finalizer in list(getattr(module, "_finalizer_registry", {}).values()):
             if directory in (getattr(finalizer, "_args", None) or ()):
                 finalizer.cancel()
+
+
+def _end_forkserver(directory: str) -> None:
+    """End the fork server (Python 3.14's default) whose socket goes now: it would live on, and nobody could reach it."""
+    server: Any = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+    address = getattr(server, "_forkserver_address", None)
+    if not isinstance(address, str) or not address.startswith(directory + "/"):
+        return
+    # It ends by itself when nobody holds its pipe any more; a child that was forked meanwhile does. Waiting for it has no bound.
+    for step in (lambda: _kill_child(server._forkserver_pid), server._stop):  # noqa: SLF001
+        try:
+            step()
+        except OSError:  # it is gone, and was waited for
+            continue
+    server._forkserver_pid = server._forkserver_address = None  # noqa: SLF001
+
+
+def _kill_child(pid: int) -> None:
+    if os.waitpid(pid, os.WNOHANG) == (0, 0):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _per_invocation(tempfile: ModuleType, original: Callable[[], Any]) -> Callable[[], Any]:
