@@ -103,6 +103,17 @@ def test_methods_partials_and_callable_objects_are_wrapped_too(lambda_context):
     assert isolated(functools.partial(three, "x"))({}, lambda_context) == ("x", request_id)
 
 
+def test_a_callable_that_answers_to_any_name_is_isolated_all_the_same(root):
+    class Router:
+        def __getattr__(self, name):
+            return f"route {name}"
+
+        def __call__(self, event, context):
+            return scratch().parent.parent
+
+    assert isolated(Router())({}, None) == root
+
+
 def test_what_is_not_callable_is_refused_at_init():
     with pytest.raises(HandlerError, match="a callable; got 3"):
         isolated(3)  # type: ignore[call-overload]

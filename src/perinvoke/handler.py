@@ -82,7 +82,7 @@ def isolated(handler: Any = None, /, *, on_timeout: str | None = None) -> Any:  
         return functools.partial(isolated, on_timeout=on_timeout)
     if not callable(handler):
         raise HandlerError(f"isolated() wraps a handler, a callable; got {handler!r}", handler=repr(handler))
-    if getattr(handler, "__perinvoke_isolated__", False):
+    if getattr(handler, "__perinvoke_isolated__", None) is True:  # some objects answer to any name
         return handler  # decorated, and named by PERINVOKE_HANDLER as well
     warn_of_unknown()
     carry.install()
@@ -97,7 +97,6 @@ def _wrapped(handler: Callable[..., Any], settings: Settings) -> Callable[..., A
     # handler(event, context), or a method of a class being defined: (self, event, context).
     context_position = 2 if code is not None and code.co_varnames[:1] in {("self",), ("cls",)} and _is_function(handler) else 1
 
-    @functools.wraps(handler)
     def isolated_handler(*args: Any, **kwargs: Any) -> Any:
         context = args[context_position] if len(args) > context_position else kwargs.get("context")
         event = args[context_position - 1] if len(args) >= context_position else kwargs.get("event")
@@ -106,6 +105,10 @@ def _wrapped(handler: Callable[..., Any], settings: Settings) -> Callable[..., A
             return _awaited(settings, event, context, functools.partial(handler, *args, **kwargs), own_context)
         return own_context.run(_invoked, settings, event, context, handler, args, kwargs)
 
+    try:
+        functools.update_wrapper(isolated_handler, handler)
+    except TypeError:  # the same: with what is no name
+        isolated_handler.__wrapped__ = handler  # type: ignore[attr-defined]
     isolated_handler.__perinvoke_isolated__ = True  # type: ignore[attr-defined]
     return isolated_handler
 
@@ -219,7 +222,8 @@ def _code(handler: Any) -> Any:
     function = getattr(handler, "__func__", handler)
     if not hasattr(function, "__code__") and not isinstance(handler, type):
         function = type(handler).__call__
-    return getattr(function, "__code__", None)
+    code = getattr(function, "__code__", None)
+    return code if isinstance(code, type(_code.__code__)) else None  # the same
 
 
 def _is_function(handler: Any) -> bool:
