@@ -50,7 +50,7 @@ exec "$AWS_LAMBDA_EXEC_WRAPPER" "$@"
 _BOOTSTRAP_PY = """\
 import os, site, sys
 
-import awslambdaric.__main__
+import awslambdaric.__main__ as awslambdaricmain
 
 task = os.environ["LAMBDA_TASK_ROOT"]
 root = os.path.abspath(__file__).removesuffix("/var/runtime/bootstrap.py")
@@ -64,7 +64,7 @@ for folder in [task, *layers] if own else [task]:
 if own:
     os.environ["PYTHONPATH"] = os.environ["LAMBDA_RUNTIME_DIR"]
 if __name__ == "__main__":
-    awslambdaric.__main__.main([task, os.environ["_HANDLER"]])
+    awslambdaricmain.main([task, os.environ["_HANDLER"]])
 """
 
 # Staged in a folder first: what is mounted may itself come from below /var, /opt or /tmp.

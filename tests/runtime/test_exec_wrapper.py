@@ -281,6 +281,40 @@ def test_the_own_handler_of_an_isolated_function_is_preloaded(platform, tmp_path
     assert imported.read_text() == "once\n"
 
 
+def test_what_looks_for_the_runtime_in_main_finds_it_preloaded_as_in_a_worker(platform, tmp_path):
+    """So does Sentry, to wrap what calls the handler."""
+    code = """
+import os, sys
+bootstrap = sys.modules["__main__"].bootstrap
+called, original = [], bootstrap.handle_event_request
+def seen(*args):
+    called.append("wrapped")
+    return original(*args)
+bootstrap.handle_event_request = seen
+def handler(event, context):
+    return [*called, hasattr(sys.modules["__main__"], "bootstrap")]
+"""
+    start(platform, tmp_path, code)
+    assert platform.call() == ("response", ["wrapped", True])
+    assert "preloaded handler" in platform.records()[0]["message"]
+
+
+def test_what_is_printed_while_preloading_is_told_once(platform, tmp_path):
+    code = "print('said', 'once')\ndef handler(event, context):\n    print('more', flush=True)\n"
+    start(platform, tmp_path, code, PYTHONUNBUFFERED="")
+    assert [platform.call()[0] for _ in range(4)] == ["response"] * 4
+    platform.stop()
+    assert (tmp_path / "log").read_text().count("said once") == 1
+
+
+def test_a_stream_without_a_descriptor_is_named_and_nothing_is_preloaded(platform, tmp_path):
+    """The runtime asks for it as soon as a worker starts, which none would survive."""
+    start(platform, tmp_path, f"import io, sys\nsys.stdout = io.StringIO()\n{WHO}")
+    assert platform.call()[0] == "response"
+    [record] = [record for record in platform.records() if "nothing is preloaded" in record["message"]]
+    assert "importing mine put StringIO in the place of sys.stdout" in record["message"]
+
+
 def test_sigterm_during_preload_ends_it_at_once(platform, tmp_path):
     start(platform, tmp_path, f"import time\nprint('begun', flush=True)\ntime.sleep(60)\n{WHO}")
     wait_until(lambda: "begun" in platform.log_path.read_text())

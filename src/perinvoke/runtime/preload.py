@@ -8,13 +8,14 @@ import os
 import sys
 import time
 import traceback
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perinvoke.errors import PreloadRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 HANDLER = "handler"  # in PERINVOKE_PRELOAD: the module of the function's own handler
 
@@ -57,16 +58,19 @@ def preload(names: Sequence[str], own_handler: str, called: str, *, layers: str 
     gc.set_threshold(0)  # so that no collection in between leaves holes that workers would fill
     for name in _RUNTIME:
         importlib.import_module(name)
-    before = look()
-    for name in dict.fromkeys(handler_module(own_handler) if name == HANDLER else name for name in names):
-        _import(name)
-        gc.collect()  # what only garbage holds is no reason to refuse
-        left = left_between(before, look())
-        if left:
-            raise PreloadRefused(
-                f"importing {name} left {', '.join(left)}, which a fork would share or lose. "
-                f"Make it at the first invocation instead, or leave {name} out of PERINVOKE_PRELOAD"
-            )
+    before, streams = look(), _streams()
+    with _main_like_the_runtimes():
+        for name in dict.fromkeys(handler_module(own_handler) if name == HANDLER else name for name in names):
+            _import(name)
+            gc.collect()  # what only garbage holds is no reason to refuse
+            left = left_between(before, look())
+            if left:
+                raise PreloadRefused(
+                    f"importing {name} left {', '.join(left)}, which a fork would share or lose. "
+                    f"Make it at the first invocation instead, or leave {name} out of PERINVOKE_PRELOAD"
+                )
+            _check_streams(name, streams)
+    _flush()
     _import_what_isolated_needs(called)
     return time.monotonic() - started
 
@@ -89,6 +93,58 @@ def handler_module(handler: str) -> str:
     if not module or not function:
         raise PreloadRefused(f"the handler {handler!r} is not of the form module.function")
     return module.replace("/", ".")
+
+
+@contextmanager
+def _main_like_the_runtimes() -> Iterator[None]:
+    """``__main__`` with the runtime's ``bootstrap`` in it, as in a worker.
+
+    There Sentry looks for what calls the handler; not finding it, it would report nothing, and not say so.
+    """
+    main = sys.modules["__main__"]
+    if hasattr(main, "bootstrap"):
+        yield
+        return
+    main.bootstrap = sys.modules["awslambdaric.bootstrap"]  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        vars(main).pop("bootstrap", None)
+
+
+def _streams() -> dict[str, int | None]:
+    """The descriptors that ``sys.stdout`` and ``sys.stderr`` say they write to; None: they don't say."""
+    found: dict[str, int | None] = {}
+    for stream in ("stdout", "stderr"):
+        try:
+            found[stream] = getattr(sys, stream).fileno()
+        except (AttributeError, OSError, ValueError):  # of another kind, closed, or none at all
+            found[stream] = None
+    return found
+
+
+def _check_streams(name: str, before: dict[str, int | None]) -> None:
+    """Refuse what a worker's runtime couldn't lead to the log: it asks its streams for their descriptors.
+
+    Where the worker imports the module itself, it has asked before.
+    """
+    for stream, descriptor in _streams().items():
+        if descriptor != before[stream]:
+            told = type(getattr(sys, stream)).__name__
+            raise PreloadRefused(
+                f"importing {name} put {told} in the place of sys.{stream}, with another fileno() than its {before[stream]}, "
+                f"which leads a worker's output to the log. Give it a fileno(), replace the stream at the first invocation, "
+                f"or leave {name} out of PERINVOKE_PRELOAD"
+            )
+
+
+def _flush() -> None:
+    """What was printed is told once, and not again by each worker."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):  # none, full, or closed
+            continue
 
 
 def _import(name: str) -> None:
