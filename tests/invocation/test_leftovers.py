@@ -58,6 +58,24 @@ def test_what_ended_in_time_is_not_reported(caplog):
     assert caplog.records == []
 
 
+def test_a_thread_that_was_told_to_end_may_do_so(caplog, monkeypatch):
+    """As AnyIO's, in which FastAPI runs what isn't async: it isn't waited for when the loop ends."""
+    monkeypatch.setattr("perinvoke.invocation.leftovers._ENDING_SECONDS", 5.0)
+    told = threading.Event()
+
+    def work() -> None:
+        told.wait(10)
+        time.sleep(0.02)
+
+    @isolated
+    def handler(event, context):
+        threading.Thread(target=work).start()
+        told.set()
+
+    handler({}, None)
+    assert caplog.records == []
+
+
 def test_an_idle_pool_is_no_leftover(caplog):
     with ThreadPoolExecutor(1) as pool:
 

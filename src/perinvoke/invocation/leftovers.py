@@ -9,6 +9,7 @@ from __future__ import annotations
 # signal.getsignal makes an enum of the answer, which takes a microsecond, and its import one millisecond.
 import _signal  # type: ignore[import-not-found]  # typeshed leaves it out
 import os
+import threading
 import time
 
 from perinvoke.stdlib_resource import resource
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 # proc(5): the 22nd field of /proc/PID/stat; the first two stand before the closing bracket.
 _START_TIME = 19
 _TICK_SECONDS = 0.01
+# How long a thread that is told to end may take, as an executor's is that isn't waited for (AnyIO's, below FastAPI); arbitrary,
+# and longer than the interpreter takes to switch threads.
+_ENDING_SECONDS = 0.01
 # Looked up once: these two calls are made in every invocation.
 _waitid = getattr(os, "waitid", None)  # macOS has it from Python 3.13 on
 _LOOK = os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -71,7 +75,11 @@ def named_if_running(pids: Iterable[int]) -> list[str]:
 
 
 def threads_left_running(invocation: Invocation) -> list[str]:
-    """Threads and pooled calls of the invocation that still run or wait to run, by name."""
+    """Threads and pooled calls of the invocation that still run or wait to run, by name. Blocks for at most 10 ms, if there are."""
+    latest = time.monotonic() + _ENDING_SECONDS
+    for thread in list(invocation.threads):
+        if thread.is_alive() and thread is not threading.current_thread():
+            thread.join(max(0.0, latest - time.monotonic()))
     threads = [f"thread {thread.name}" for thread in invocation.threads if thread.is_alive()]
     return threads + [f"pooled call {name}" for future, name in list(invocation.work.items()) if not future.done()]
 
