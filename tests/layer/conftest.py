@@ -27,6 +27,7 @@ PACKAGES = {
     "powertools": ("aws-lambda-powertools",),
     "opentelemetry": ("opentelemetry-distro", "opentelemetry-instrumentation-aws-lambda"),
     "datadog": ("datadog-lambda",),
+    "sentry": ("sentry-sdk",),
 }
 # Kept beside the virtual environment that runs the tests, so that another run has them already.
 _KEPT = Path(sys.prefix) / "layers-of-others"

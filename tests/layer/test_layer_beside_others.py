@@ -36,6 +36,9 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
         {"handler": ISOLATED, "env": {"PERINVOKE_HANDLER": "with_powertools.handler"}},
     ),
     "powertools, decorator": ("powertools", {"handler": "with_powertools_decorated.handler"}),
+    "sentry in front, wrapper": ("sentry", {"handler": "with_sentry.handler", "wrapper": OURS}),
+    "sentry in front, wrapper, preloaded": ("sentry", {"handler": "with_sentry.handler", "wrapper": OURS, "env": PRELOAD}),
+    "sentry in front, handler": ("sentry", {"handler": ISOLATED, "env": {"PERINVOKE_HANDLER": "with_sentry.handler"}}),
     "opentelemetry in front, wrapper": (
         "opentelemetry",
         {"handler": PLAIN, "wrapper": OURS, "env": {"PERINVOKE_EXEC_WRAPPER": OTEL}},
@@ -76,12 +79,14 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
 # What each of them writes for an invocation.
 SIGNS = {
     "powertools": "said with powertools",
+    "sentry": "sentry has seen",
     "opentelemetry": '"faas.invocation_id"',
     "datadog": "aws.lambda.enhanced.invocations",
 }
 # Where something is preloaded: what is told about it. What holds a thread or an open file isn't, and each worker imports it.
 PRELOADED = {
     "powertools, wrapper": "preloaded handler in ",
+    "sentry in front, wrapper, preloaded": "preloaded handler in ",
     "opentelemetry in front, wrapper, preloaded": "preloaded handler in ",
     "opentelemetry in front, set up in its handler, wrapper, preloaded": "importing otel_wrapper left thread 'OtelBatchSpan",
     "datadog behind, wrapper, preloaded": "nothing is preloaded: importing datadog_lambda.handler left ",

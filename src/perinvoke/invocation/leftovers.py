@@ -75,7 +75,7 @@ def named_if_running(pids: Iterable[int]) -> list[str]:
 
 
 def threads_left_running(invocation: Invocation) -> list[str]:
-    """Threads and pooled calls of the invocation that still run or wait to run, by name. Blocks for at most 10 ms, if there are."""
+    """Threads and pooled calls of the invocation that still run or wait to run, by name. Blocks for 10 ms at most."""
     latest = time.monotonic() + _ENDING_SECONDS
     for thread in list(invocation.threads):
         if thread.is_alive() and thread is not threading.current_thread():
