@@ -325,6 +325,30 @@ def test_sending_to_a_server_that_does_not_read_ends_in_time(body, tls, certific
     assert seconds < TIMEOUT_SECONDS + LATE_SECONDS
 
 
+class MadeByCalls(io.BytesIO):
+    """A body whose parts come from another client, while it is sent."""
+
+    def __init__(self, source: Any) -> None:
+        super().__init__(b"x" * 10_000)
+        self._source = source
+
+    def read(self, size: int | None = -1) -> bytes:
+        self._source.get_object(Bucket="bucket", Key="k")
+        return super().read(size)
+
+
+@pytest.mark.usefixtures("_margin")
+@repeated_after_a_stall
+def test_a_call_whose_body_is_made_by_other_calls_ends_in_time():
+    config = Config(read_timeout=5, retries={"total_max_attempts": 1})
+    with AwsServer() as source, SilentServer() as silent:
+        made = client(url(silent), "s3", config=config)
+        body = MadeByCalls(client(source, "s3"))
+        came, seconds = handled(lambda: made.put_object(Bucket="bucket", Key="k", Body=body))
+    assert isinstance(came, AwsReadTimeout), came
+    assert seconds < TIMEOUT_SECONDS + LATE_SECONDS
+
+
 @pytest.mark.usefixtures("_margin")
 @repeated_after_a_stall
 def test_a_tls_handshake_and_a_proxy_that_take_for_ever_end_in_time(certificate):

@@ -125,6 +125,19 @@ def test_an_object_that_changes_during_the_download_is_downloaded_again(s3, root
     assert len(published(root)) == 1
 
 
+def test_a_large_object_that_changes_between_its_parts_is_downloaded_again(s3):
+    put(s3, "1" * 20_000_000)
+    changes = iter(["2" * 20_000_001])
+
+    def change(**_: Any) -> None:
+        text = next(changes, None)
+        if text is not None:
+            boto3.client("s3").put_object(Bucket="bucket", Key="models/m.bin", Body=text.encode())
+
+    s3.client.meta.events.register("before-call.s3.GetObject", change)
+    assert shared_file.s3("bucket", "models/m.bin", client=s3.client).read_text() == "2" * 20_000_001
+
+
 def test_one_that_never_stops_changing_is_an_error_and_leaves_nothing(s3, root):
     put(s3, "one")
     s3.client.meta.events.register(

@@ -13,6 +13,7 @@ from perinvoke.errors import MissingExtra, SharedFileError
 try:
     import boto3  # noqa: F401  # what gives a client its download_fileobj
     from botocore.exceptions import ClientError
+    from s3transfer import exceptions as s3transfer_exceptions
 except ImportError as error:
     raise MissingExtra("shared_file.s3 needs boto3, which isn't installed: pip install 'perinvoke[aws]'", extra="aws") from error
 
@@ -27,6 +28,11 @@ _MAX_REMEMBERED = 1_000
 
 # Of this process.
 _remembered: dict[tuple[str, str, str], tuple[float, str, int]] = {}
+
+
+# What a download in parts ends with when the object is another one by then. Versions of s3transfer that don't look have no name
+# for it.
+_DownloadFailed: type[Exception] | tuple[()] = getattr(s3transfer_exceptions, "S3DownloadFailedError", ())
 
 
 class ObjectChanged(SharedFileError):
@@ -71,6 +77,10 @@ class ObjectRequest(Request):
         except ClientError as error:
             _raise_if_refused(self._bucket, self._key, error)
             raise
+        except _DownloadFailed as error:
+            _remembered.clear()
+            told = _told(self._bucket, self._key)
+            raise ObjectChanged(f"{told} changed while it was downloaded: {error}", key=told) from error
         size = os.stat(path).st_size
         if (etag, size) != (self._etag, self.expected_bytes):
             _remembered.clear()

@@ -101,10 +101,11 @@ def is_client(candidate: object) -> bool:
 class _Time:
     """One call's time; lives as long as the call, and the body of its response."""
 
-    __slots__ = ("left", "started_at")
+    __slots__ = ("left", "outer", "started_at")
 
     def __init__(self, left: Left | None) -> None:
         self.left = left
+        self.outer: Left | None = None  # of the call whose body this thread is sending, when the body is made by calls
         self.started_at = time.monotonic()
 
 
@@ -119,12 +120,13 @@ class _Calls:
         its = request.context.get(_KEY)
         if its is None:
             its = request.context[_KEY] = _Time(self._begin())
-        call.left = left = its.left
+        its.outer, left = call.left, its.left
+        call.left = left
         if left is None:
             return
         seconds = left()
         if seconds < _LEAST_SECONDS:
-            call.left = None
+            call.left = its.outer
             raise AwsConnectTimeout(
                 f"{_operation(event_name)} was not called: the invocation has no time left for it. "
                 "Let it do less, or give it more time.",
@@ -150,8 +152,8 @@ class _EndpointEvents:
         """
         if not event_name.startswith("needs-retry."):
             return self._events.emit(event_name, **details)
-        call.left = None  # the attempt is over
         its = details["request_dict"]["context"].get(_KEY)
+        call.left = its and its.outer  # the attempt is over
         if its is None or its.left is None:
             return self._events.emit(event_name, **details)
         if its.left() < _LEAST_SECONDS:
