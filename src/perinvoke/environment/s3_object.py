@@ -13,7 +13,7 @@ from perinvoke.errors import MissingExtra, SharedFileError
 try:
     import boto3  # noqa: F401  # what gives a client its download_fileobj
     from botocore.exceptions import ClientError
-    from s3transfer import exceptions as s3transfer_exceptions
+    from s3transfer import exceptions as s3transfer_exceptions  # type: ignore[import-untyped]  # it ships no types
 except ImportError as error:
     raise MissingExtra("shared_file.s3 needs boto3, which isn't installed: pip install 'perinvoke[aws]'", extra="aws") from error
 
