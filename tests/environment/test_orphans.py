@@ -77,6 +77,28 @@ handler({{}}, None)
         wait_until(lambda: gone(Path(scratch).parent))
 
 
+def test_a_dead_workers_child_that_is_being_executed_keeps_its_files(root):
+    """In the middle of it nobody sees what it was given: so it is executed again and again, and looked at as often."""
+    code = """
+import subprocess
+@isolated
+def handler(event, context):
+    (scratch() / "left").write_text("x")
+    child = subprocess.Popen(["sh", "-c", 'exec sh -c "$AGAIN"'], env=dict(os.environ, AGAIN='exec sh -c "$AGAIN"'))
+    print(child.pid, flush=True)
+    sys.stdin.readline()
+handler({}, None)
+"""
+    with Process(code) as victim:
+        pid = int(victim.line())
+        victim.popen.send_signal(signal.SIGKILL)
+        victim.popen.wait()
+        taken = sum(reclaim(str(root), lambda path: True) for _ in range(100))
+        os.kill(pid, signal.SIGKILL)
+        assert taken == 0
+        wait_until(lambda: reclaim(str(root), lambda path: True) == 1)
+
+
 def test_a_dead_workers_forked_child_keeps_its_files_as_long_as_it_lives(root):
     code = """
 @isolated

@@ -109,7 +109,7 @@ class _Used:
     def _ask(self, pid: str) -> None:
         process = f"/proc/{pid}"
         try:
-            told = [_content(f"{process}/environ"), _content(f"{process}/cmdline"), os.fsencode(os.readlink(f"{process}/cwd"))]
+            told = [*_told_at_start(process), os.fsencode(os.readlink(f"{process}/cwd"))]
             if int(pid) != os.getpid():  # we have the directory open ourselves, to prove its worker's death
                 told += _open_files(process)
         except PermissionError:
@@ -118,8 +118,17 @@ class _Used:
             return
         except OSError:
             return  # it has ended
+        if not any(told[:2]) and _is_our_users(process):  # it is being executed: nobody sees yet what it was given
+            self._hidden_ns.append(_started_ns(process))
         for text in told:
             self._names |= {name.decode() for name in self._pattern.findall(text)}
+
+
+def _told_at_start(process: str) -> list[bytes]:
+    """Its environment and its arguments; neither in the middle of ``execve``, and of the kernel's own threads."""
+    os.readlink(f"{process}/exe")  # the kernel's threads have none, nor have those that have ended: for them this raises
+    environ, arguments = _content(f"{process}/environ"), _content(f"{process}/cmdline")
+    return [environ or _content(f"{process}/environ"), arguments]  # once more: it may have got there between the two
 
 
 def _is_our_users(process: str) -> bool:
