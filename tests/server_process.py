@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -31,7 +32,7 @@ _QUIT_SECONDS = 2.0
 _LOOK_SECONDS = 0.005
 
 
-class ServerProcess:
+class ServerProcess(ABC):
     """Lives from ``start()`` to ``close()``, with stops and starts in between; a context manager.
 
     A subclass says which command to start and when it answers. All files lie below ``directory``, and every process works there.
@@ -50,13 +51,13 @@ class ServerProcess:
         self._watcher = subprocess.Popen(watcher, cwd="/", start_new_session=True)
         self.port = free_port()
 
+    @abstractmethod
     def command(self) -> Sequence[str]:
         """What to start, in the foreground."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_ready(self, pid: int) -> bool:
         """Whether the process ``pid`` takes connections."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         try:
